@@ -1,0 +1,1 @@
+//! Scheduler, executor, cache look-up, progress events: `Plan` -> `Image`. Unaware of terminals and flags.

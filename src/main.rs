@@ -1,0 +1,6 @@
+//! The rbuild binary. Unaware of everything but `rbuild::cli`.
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() {}

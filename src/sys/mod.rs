@@ -1,0 +1,4 @@
+//! The kernel door: the only room with `unsafe`; one function per call; paths resolved beneath a root fd.
+//! Unaware of images and builds.
+
+pub mod root;
