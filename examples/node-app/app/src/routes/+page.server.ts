@@ -1,0 +1,3 @@
+import { all } from '$lib/server/notes';
+
+export const load = () => ({ notes: all() });
