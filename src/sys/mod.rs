@@ -1,4 +1,6 @@
 //! The kernel door: the only room with `unsafe`; one function per call; paths resolved beneath a root fd.
 //! Unaware of images and builds.
 
+pub mod lock;
+pub mod remove;
 pub mod root;
