@@ -1,0 +1,4 @@
+.PHONY: example test
+
+example: ; ./examples/run
+test: ; ./tests/run
