@@ -30,7 +30,12 @@
 mod blob;
 mod database;
 mod error;
+mod images;
 mod lease;
+mod memory;
+mod read;
+mod snapshot;
+mod step;
 mod temporary;
 
 use std::{
@@ -44,8 +49,12 @@ use std::{
 pub use blob::BlobWriter;
 use error::IoContext;
 pub use error::{Result, StoreError};
+pub use images::{IMAGE_NAME, NamedImage, REF_NAME};
 use lease::HeldLeases;
 pub use lease::{Lease, LeaseKind};
+pub use memory::Remembered;
+pub use snapshot::{SnapshotDraft, SnapshotId};
+pub use step::{FactsRecord, StepRecord};
 
 /// What `oci-layout` says.
 const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -64,6 +73,14 @@ struct Inner {
     root: PathBuf,
     leases: HeldLeases,
     database: database::Database,
+    used: step::UsedSteps,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // An unwritten time of use only makes a step look older than it is.
+        let _ = self.flush_uses();
+    }
 }
 
 impl Store {
@@ -78,7 +95,7 @@ impl Store {
         }
         let leases = HeldLeases::open(root.join("leases"))?;
         let database = database::Database::at(root.join("meta.sqlite"));
-        let store = Self(Arc::new(Inner { root, leases, database }));
+        let store = Self(Arc::new(Inner { root, leases, database, used: step::UsedSteps::default() }));
         store.create_once("oci-layout", LAYOUT)?;
         store.create_once("index.json", EMPTY_INDEX)?;
         Ok(store)
