@@ -14,7 +14,7 @@ use super::error::{Result, StoreError};
 use crate::sys::lock::{LockFile, LockMode};
 
 /// Changes whenever a table does; a file of another version is emptied.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE steps (key TEXT PRIMARY KEY, payload TEXT NOT NULL, created INTEGER NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID;
@@ -22,9 +22,10 @@ CREATE TABLE step_blobs (key TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (k
 CREATE INDEX step_blobs_by_digest ON step_blobs (digest);
 CREATE TABLE facts (step TEXT NOT NULL, key TEXT NOT NULL, facts TEXT NOT NULL, recorded INTEGER NOT NULL, PRIMARY KEY (step, key)) WITHOUT ROWID;
 CREATE TABLE remembered (reference TEXT PRIMARY KEY, descriptor TEXT NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE sizes (path TEXT PRIMARY KEY, bytes INTEGER NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
-const TABLES: [&str; 4] = ["steps", "step_blobs", "facts", "remembered"];
+const TABLES: [&str; 5] = ["steps", "step_blobs", "facts", "remembered", "sizes"];
 
 /// As long as another process may hold the write lock; each holds it for milliseconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::oci::{Digest, Platform};
+use crate::oci::Digest;
 
 /// Why the store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +31,7 @@ pub enum StoreError {
     #[error("indexes are nested too deeply at {digest}")]
     NestedTooDeeply { digest: Digest },
     #[error("{digest} has no image for {platform}; it offers {offered}")]
-    NoPlatform { digest: Digest, platform: Platform, offered: String },
+    NoPlatform { digest: Digest, platform: String, offered: String },
     #[error("`{text}` is not a snapshot id")]
     InvalidSnapshotId { text: String },
     #[error("`{text}` names no build")]

@@ -36,8 +36,12 @@ impl Store {
         self.tag_all(std::slice::from_ref(name), descriptor)
     }
 
-    /// Gives an image several names at once.
+    /// Gives an image several names at once. Its manifest must be here, and its other blobs have been written or found
+    /// through this handle, which keeps them until the name does.
     pub fn tag_all(&self, names: &[Reference], descriptor: &Descriptor) -> Result<()> {
+        if !self.has_described(descriptor)? {
+            return Err(StoreError::MissingBlob { digest: descriptor.digest.clone() });
+        }
         self.edit_index(|entries| {
             for name in names {
                 entries.retain(|entry| name_of(entry).as_ref() != Some(name));
@@ -142,8 +146,8 @@ mod tests {
         (top, store)
     }
 
-    fn descriptor(text: &str) -> Descriptor {
-        Descriptor::new(media_type::OCI_MANIFEST, Digest::of(text.as_bytes()), text.len() as u64)
+    fn put(store: &Store, text: &str) -> Descriptor {
+        Descriptor::new(media_type::OCI_MANIFEST, store.put_blob(text.as_bytes()).unwrap(), text.len() as u64)
     }
 
     fn name(text: &str) -> Reference {
@@ -153,11 +157,13 @@ mod tests {
     #[test]
     fn a_name_moves_to_the_newest_image() {
         let (_top, store) = store();
-        store.tag(&name("app"), &descriptor("one")).unwrap();
-        store.tag(&name("ghcr.io/me/app:1"), &descriptor("one")).unwrap();
-        store.tag(&name("app:latest"), &descriptor("two")).unwrap();
-        assert_eq!(store.resolve(&name("docker.io/library/app")).unwrap(), Some(descriptor("two")));
-        assert_eq!(store.resolve(&name("ghcr.io/me/app:1")).unwrap(), Some(descriptor("one")));
+        let missing = Descriptor::new(media_type::OCI_MANIFEST, Digest::of(b"?"), 1);
+        assert!(matches!(store.tag(&name("app"), &missing), Err(StoreError::MissingBlob { .. })));
+        store.tag(&name("app"), &put(&store, "one")).unwrap();
+        store.tag(&name("ghcr.io/me/app:1"), &put(&store, "one")).unwrap();
+        store.tag(&name("app:latest"), &put(&store, "two")).unwrap();
+        assert_eq!(store.resolve(&name("docker.io/library/app")).unwrap(), Some(put(&store, "two")));
+        assert_eq!(store.resolve(&name("ghcr.io/me/app:1")).unwrap(), Some(put(&store, "one")));
         assert_eq!(store.resolve(&name("app:2")).unwrap(), None);
         let images: Vec<_> = store.images().unwrap().into_iter().map(|image| image.name.to_string()).collect();
         assert_eq!(images, ["docker.io/library/app:latest", "ghcr.io/me/app:1"]);
@@ -169,7 +175,7 @@ mod tests {
     #[test]
     fn short_names_are_those_people_write() {
         let (_top, store) = store();
-        store.tag_all(&[name("app"), name("me/app:1"), name("localhost:5000/x")], &descriptor("one")).unwrap();
+        store.tag_all(&[name("app"), name("me/app:1"), name("localhost:5000/x")], &put(&store, "one")).unwrap();
         let short: Vec<_> = store.index().unwrap().manifests.iter().map(|entry| entry.annotations[REF_NAME].clone()).collect();
         assert_eq!(short, ["app:latest", "app", "me/app:1", "localhost:5000/x:latest", "localhost:5000/x"]);
     }
@@ -183,7 +189,7 @@ mod tests {
             Digest::of(b"abc"),
         );
         fs::write(store.path("index.json"), foreign).unwrap();
-        store.tag(&name("ours"), &descriptor("one")).unwrap();
+        store.tag(&name("ours"), &put(&store, "one")).unwrap();
         let text = fs::read_to_string(store.path("index.json")).unwrap();
         let whole: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(whole["x"][0], 1);

@@ -9,8 +9,7 @@
 //!   blobs/sha256/<hex>       /  One entry of index.json per name; replaced whole, under an exclusive lease
 //!   snapshots/<id>/fs        a committed root file system or upper directory; never edited
 //!   snapshots/<id>/layer.json   the layer it is, when that is known
-//!   snapshots/<id>/size      bytes on disk, measured once
-//!   cache-mounts/<hash>/<n>/data   copy n of a cache mount; `about.json` beside it
+//!   cache-mounts/<hash>/<n>/data   copy n of the cache mount whose id is in cache-mounts/<hash>/id
 //!   builds/<id>/             report.json and steps/<nn>.log of one build
 //!   stat-cache/<hash>        digests of files that have not changed since, one file per context
 //!   meta.sqlite              step records, facts of earlier builds, what tags pointed at
@@ -28,15 +27,23 @@
 //! - The roots of GC are the names in `index.json`. All else is a cache: its absence is a miss, never an error.
 
 mod blob;
+mod builds;
+mod cache_mount;
+mod check;
+mod collect;
 mod database;
 mod error;
 mod images;
+#[cfg(test)]
+mod kill_tests;
 mod lease;
 mod memory;
 mod read;
 mod snapshot;
+mod stat_cache;
 mod step;
 mod temporary;
+mod usage;
 
 use std::{
     fs,
@@ -47,6 +54,10 @@ use std::{
 };
 
 pub use blob::BlobWriter;
+pub use builds::BuildDir;
+pub use cache_mount::{CacheMountInfo, CacheMountLease, CacheSharing};
+pub use check::Problem;
+pub use collect::{PruneOptions, Removed};
 use error::IoContext;
 pub use error::{Result, StoreError};
 pub use images::{IMAGE_NAME, NamedImage, REF_NAME};
@@ -54,7 +65,9 @@ use lease::HeldLeases;
 pub use lease::{Lease, LeaseKind};
 pub use memory::Remembered;
 pub use snapshot::{SnapshotDraft, SnapshotId};
+pub use stat_cache::StatRow;
 pub use step::{FactsRecord, StepRecord};
+pub use usage::{Object, ObjectKind, Usage};
 
 /// What `oci-layout` says.
 const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;

@@ -82,7 +82,7 @@ fn choose(index: &Index, digest: &Digest, platform: &Platform) -> Result<Descrip
         entries => {
             let offered = entries.iter().filter_map(|entry| entry.platform.as_ref()).map(Platform::to_string);
             let offered = offered.collect::<Vec<_>>().join(", ");
-            Err(StoreError::NoPlatform { digest: digest.clone(), platform: platform.clone(), offered })
+            Err(StoreError::NoPlatform { digest: digest.clone(), platform: platform.to_string(), offered })
         }
     }
 }
