@@ -240,7 +240,7 @@ mod tests {
         let draft = store.new_snapshot().unwrap();
         fs::create_dir(draft.fs().join("closed")).unwrap();
         fs::write(draft.fs().join("closed/file"), vec![1; size]).unwrap();
-        fs::set_permissions(draft.fs().join("closed"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(draft.fs().join("closed"), fs::Permissions::from_mode(0o0)).unwrap();
         draft.commit(&id).unwrap();
         id
     }

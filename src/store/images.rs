@@ -46,7 +46,7 @@ impl Store {
             for name in names {
                 entries.retain(|entry| name_of(entry).as_ref() != Some(name));
                 for short in short_names(name) {
-                    entries.retain(|entry| !(entry.annotations.get(REF_NAME) == Some(&short)));
+                    entries.retain(|entry| entry.annotations.get(REF_NAME) != Some(&short));
                     let mut entry = descriptor.clone();
                     entry.annotations.insert(IMAGE_NAME.to_owned(), name.to_string());
                     entry.annotations.insert(REF_NAME.to_owned(), short);

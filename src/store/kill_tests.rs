@@ -14,6 +14,9 @@ use crate::oci::{Annotations, Descriptor, Digest, Index, media_type};
 const STORE: &str = "RBUILD_KILL_TEST_STORE";
 const ROLE: &str = "RBUILD_KILL_TEST_ROLE";
 
+/// More than a child lives for.
+const ROUNDS: u64 = 100_000;
+
 fn spawn(role: &str, store: &Path) -> Child {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["--exact", "store::kill_tests::child", "--ignored", "--nocapture", "--quiet"]);
@@ -27,8 +30,8 @@ fn child() {
     let (Ok(root), Ok(role)) = (env::var(STORE), env::var(ROLE)) else { return };
     let root = Path::new(&root);
     match role.as_str() {
-        "writer" => (0..).for_each(|round| write_round(root, round % 7).unwrap()),
-        "collector" => (0..).for_each(|round| collect_round(root, round).unwrap()),
+        "writer" => (0..ROUNDS).for_each(|round| write_round(root, round % 7).unwrap()),
+        "collector" => (0..ROUNDS).for_each(|round| collect_round(root, round).unwrap()),
         "once" => build_once(root),
         other => panic!("no role {other}"),
     }

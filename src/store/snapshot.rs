@@ -215,7 +215,7 @@ mod tests {
         let (_top, store) = store();
         let draft = store.new_snapshot().unwrap();
         fs::create_dir_all(draft.fs().join("closed/below")).unwrap();
-        fs::set_permissions(draft.fs().join("closed"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(draft.fs().join("closed"), fs::Permissions::from_mode(0o0)).unwrap();
         drop(draft);
         assert_eq!(fs::read_dir(store.path("tmp")).unwrap().count(), 0);
     }

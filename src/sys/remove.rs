@@ -157,7 +157,7 @@ mod tests {
         fs::create_dir_all(tree.join("a/closed")).unwrap();
         fs::write(tree.join("a/closed/file"), "").unwrap();
         symlink(&outside, tree.join("a/link")).unwrap();
-        fs::set_permissions(tree.join("a/closed"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(tree.join("a/closed"), fs::Permissions::from_mode(0o0)).unwrap();
         fs::set_permissions(tree.join("a"), fs::Permissions::from_mode(0o500)).unwrap();
         remove_tree(&tree).unwrap();
         assert!(!tree.exists());
