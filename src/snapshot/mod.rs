@@ -1,10 +1,27 @@
 //! Layers <-> root filesystems: apply, diff, copy, tar; overlay and native snapshotters. Unaware of Dockerfiles, registries, processes.
 
+mod apply;
+mod compress;
+mod copy_up;
 mod decompress;
+mod diff;
+mod disk;
 mod error;
+mod implied;
+mod layer_writer;
+mod merged;
 mod pax;
 mod tar_reader;
+mod tar_writer;
+mod write_layer;
 
+pub use apply::{ApplyOptions, ApplyReport, Ownership, apply_layer};
+pub use compress::{CompressPool, Compression};
 pub use decompress::{Decompressed, Encoding, decompress};
+pub use diff::{Change, ChangeKind, diff_overlay, diff_trees};
 pub use error::Error;
+pub use layer_writer::{LayerBlob, LayerWriter};
+pub use merged::MergedDir;
 pub use tar_reader::{Entry, EntryKind, Limits, TarReader, Timestamp};
+pub use tar_writer::TarWriter;
+pub use write_layer::{LayerStats, TimestampPolicy, write_layer};

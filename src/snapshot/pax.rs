@@ -29,7 +29,6 @@ fn record(data: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 }
 
 /// Appends one record.
-#[allow(dead_code)]
 pub(super) fn push_record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     let body = key.len() + value.len() + 3;
     // The length counts its own digits.

@@ -1,0 +1,221 @@
+//! Turns a list of changes into a layer's tar: a function of the changes and the policy for times, of nothing else.
+//!
+//! Entries come in the order of a walk; parents of a change are in the layer too, as containerd writes them, so that
+//! whoever unpacks it knows their attributes. Unaware of compression and of how the changes were found.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ffi::CString,
+    fs::File,
+    io::{self, Read, Write},
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FileType, Mode, OFlags, Stat};
+
+use super::{Change, ChangeKind, Entry, EntryKind, Error, TarWriter, Timestamp, disk};
+use crate::sys::root::RootDir;
+
+/// What times the entries of a layer have; always whole seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TimestampPolicy {
+    /// As on disk.
+    #[default]
+    Keep,
+    /// As on disk, but never later than this many seconds after 1970.
+    Clamp(i64),
+}
+
+impl TimestampPolicy {
+    pub(super) fn apply(self, mtime: Timestamp) -> Timestamp {
+        let seconds = match self {
+            Self::Keep => mtime.seconds,
+            Self::Clamp(epoch) => mtime.seconds.min(epoch),
+        };
+        Timestamp { seconds, nanoseconds: 0 }
+    }
+}
+
+/// What was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LayerStats {
+    /// Entries, whiteouts and parents included.
+    pub entries: u64,
+    /// Entries that hide something.
+    pub whiteouts: u64,
+    /// Bytes of file content.
+    pub size_bytes: u64,
+}
+
+/// Writes `changes`, which are sorted, with what `root` has of them.
+pub fn write_layer(changes: &[Change], root: &RootDir, out: impl Write, policy: TimestampPolicy) -> Result<LayerStats, Error> {
+    let mut writer = LayerTar {
+        root,
+        policy,
+        tar: TarWriter::new(out),
+        parent: None,
+        directories: HashSet::new(),
+        links: HashMap::new(),
+        stats: LayerStats::default(),
+    };
+    for change in changes {
+        writer.add_parents(&change.path)?;
+        match change.kind {
+            ChangeKind::Deleted => writer.add_whiteout(&change.path)?,
+            ChangeKind::Added | ChangeKind::Modified => writer.add(&change.path)?,
+        }
+    }
+    writer.tar.finish().map_err(Error::Write)?;
+    Ok(writer.stats)
+}
+
+struct LayerTar<'a, W: Write> {
+    root: &'a RootDir,
+    policy: TimestampPolicy,
+    tar: TarWriter<W>,
+    /// The directory of the last entry: they come in walk order.
+    parent: Option<(PathBuf, OwnedFd)>,
+    /// Directories that are in the layer already.
+    directories: HashSet<PathBuf>,
+    /// First name of each file with several.
+    links: HashMap<(u64, u64), Vec<u8>>,
+    stats: LayerStats,
+}
+
+impl<W: Write> LayerTar<'_, W> {
+    fn add_parents(&mut self, path: &Path) -> Result<(), Error> {
+        let missing: Vec<_> =
+            path.ancestors().skip(1).take_while(|parent| !parent.as_os_str().is_empty() && !self.directories.contains(*parent)).collect();
+        for parent in missing.into_iter().rev() {
+            self.add(parent)?;
+        }
+        Ok(())
+    }
+
+    fn add_whiteout(&mut self, path: &Path) -> Result<(), Error> {
+        let name = path.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
+        let hidden = path.with_file_name(std::ffi::OsStr::from_bytes(&[b".wh.", name].concat()));
+        let entry = Entry {
+            path: hidden.as_os_str().as_bytes().to_vec(),
+            kind: EntryKind::File,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: Timestamp::default(),
+            size: 0,
+            xattrs: Vec::new(),
+        };
+        self.stats.whiteouts += 1;
+        self.append(&entry, &mut io::empty(), path)
+    }
+
+    fn add(&mut self, path: &Path) -> Result<(), Error> {
+        let name = path.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
+        let name = disk::c_name(name).map_err(Error::io("read", path))?;
+        let parent = self.open_parent(path)?;
+        let result = self.add_from(&parent, &name, path);
+        self.parent = Some((path.parent().unwrap_or(Path::new("")).to_owned(), parent));
+        result
+    }
+
+    fn open_parent(&mut self, path: &Path) -> Result<OwnedFd, Error> {
+        let wanted = path.parent().unwrap_or(Path::new(""));
+        match self.parent.take() {
+            Some((known, fd)) if known == wanted => Ok(fd),
+            _ => self.root.open_in(wanted, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).map_err(Error::io("open", wanted)),
+        }
+    }
+
+    fn add_from(&mut self, parent: &OwnedFd, name: &CString, path: &Path) -> Result<(), Error> {
+        let stat = disk::stat_at(parent, name).map_err(Error::io("look up", path))?;
+        let stat = stat.ok_or_else(|| Error::io("find", path)(io::Error::from(io::ErrorKind::NotFound)))?;
+        let mut entry = self.entry_of(&stat, path);
+        match disk::file_type(&stat) {
+            // A socket means nothing without the process that listens on it.
+            FileType::Socket => return Ok(()),
+            FileType::Directory => {
+                let directory = disk::open_directory(parent, name).map_err(Error::io("open", path))?;
+                entry.kind = EntryKind::Directory;
+                read_attributes(&directory, &mut entry).map_err(Error::io("read the attributes of", path))?;
+                self.directories.insert(path.to_owned());
+            }
+            _ if self.is_further_link(&stat, &mut entry) => {}
+            FileType::RegularFile => return self.add_file(parent, name, &stat, entry, path),
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(parent, name, Vec::new()).map_err(Error::io("read the link", path))?;
+                entry.kind = EntryKind::Symlink { target: target.into_bytes() };
+            }
+            FileType::Fifo => entry.kind = EntryKind::Fifo,
+            kind => {
+                let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+                let is_block = kind == FileType::BlockDevice;
+                entry.kind = device_kind(disk::Device { is_block, major, minor });
+            }
+        }
+        self.append(&entry, &mut io::empty(), path)
+    }
+
+    fn add_file(&mut self, parent: &OwnedFd, name: &CString, stat: &Stat, mut entry: Entry, path: &Path) -> Result<(), Error> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(Error::io("open", path))?;
+        let mut file = File::from(fd);
+        read_attributes(&file, &mut entry).map_err(Error::io("read the attributes of", path))?;
+        match disk::device(&file).map_err(Error::io("read the attributes of", path))? {
+            Some(device) => entry.kind = device_kind(device),
+            None => entry.size = u64::try_from(stat.st_size).unwrap_or(0),
+        }
+        self.append(&entry, &mut file, path)
+    }
+
+    /// Name, mode, owner and time: what every kind has.
+    fn entry_of(&self, stat: &Stat, path: &Path) -> Entry {
+        Entry {
+            path: path.as_os_str().as_bytes().to_vec(),
+            kind: EntryKind::File,
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mtime: self.policy.apply(disk::mtime(stat)),
+            size: 0,
+            xattrs: Vec::new(),
+        }
+    }
+
+    /// The first name of a file is the file; all later ones are links to it.
+    fn is_further_link(&mut self, stat: &Stat, entry: &mut Entry) -> bool {
+        if stat.st_nlink < 2 {
+            return false;
+        }
+        match self.links.entry((stat.st_dev, stat.st_ino)) {
+            std::collections::hash_map::Entry::Occupied(first) => {
+                entry.kind = EntryKind::HardLink { target: first.get().clone() };
+                true
+            }
+            std::collections::hash_map::Entry::Vacant(slot) => {
+                slot.insert(entry.path.clone());
+                false
+            }
+        }
+    }
+
+    fn append(&mut self, entry: &Entry, content: &mut dyn Read, path: &Path) -> Result<(), Error> {
+        self.stats.entries += 1;
+        self.stats.size_bytes += entry.size;
+        let found = self.tar.append(entry, content).map_err(Error::Write)?;
+        if found == entry.size { Ok(()) } else { Err(Error::Changed { path: path.to_owned(), expected: entry.size, found }) }
+    }
+}
+
+fn device_kind(device: disk::Device) -> EntryKind {
+    let disk::Device { is_block, major, minor } = device;
+    if is_block { EntryKind::BlockDevice { major, minor } } else { EntryKind::CharDevice { major, minor } }
+}
+
+fn read_attributes(file: impl std::os::fd::AsFd, entry: &mut Entry) -> io::Result<()> {
+    entry.xattrs = disk::layer_xattrs(&file)?;
+    if let Some((uid, gid)) = disk::recorded_owner(&file)? {
+        (entry.uid, entry.gid) = (uid, gid);
+    }
+    Ok(())
+}
