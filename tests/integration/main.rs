@@ -1,0 +1,13 @@
+//! The real binary against a real registry, as root and as an unprivileged user. `support` has what the tests stand on.
+
+mod agreement;
+mod bad_input;
+mod builds;
+mod determinism;
+mod disk;
+mod evil_layers;
+mod examples;
+mod faults;
+mod kills;
+mod outputs;
+mod support;

@@ -1,0 +1,86 @@
+//! Every destination of a build: files that other tools read, and directories.
+
+use std::fs;
+use std::process::Command;
+
+use crate::support::{Bed, tool};
+
+fn bed_with_app() -> Bed {
+    let bed = Bed::caller();
+    bed.dockerfile("FROM alpine AS builder\nRUN mkdir /out && echo made > /out/file\nFROM scratch\nCOPY --from=builder /out /\n");
+    bed
+}
+
+#[test]
+fn an_oci_archive_is_what_skopeo_expects() {
+    let bed = bed_with_app();
+    bed.build(&["-t", "app", "-o", "type=oci,dest=../out/app.tar", "-o", "type=image"]).succeeds();
+    let archive = format!("oci-archive:{}", bed.path("out/app.tar").display());
+    let inspected = tool(Command::new("skopeo").args(["inspect", &archive]));
+    let inspected: serde_json::Value = serde_json::from_str(&inspected).unwrap();
+    assert_eq!(inspected["Digest"], bed.digest("app"), "the same image as in the store");
+}
+
+#[test]
+fn an_oci_directory_is_an_image_layout() {
+    let bed = bed_with_app();
+    bed.build(&["-t", "app", "-o", "type=oci,tar=false,dest=../out/layout"]).succeeds();
+    assert!(fs::read_to_string(bed.path("out/layout/oci-layout")).unwrap().contains("1.0.0"));
+    let index = fs::read_to_string(bed.path("out/layout/index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_str(&index).unwrap();
+    for manifest in index["manifests"].as_array().unwrap() {
+        let digest = manifest["digest"].as_str().unwrap().trim_start_matches("sha256:");
+        assert!(bed.path("out/layout/blobs/sha256").join(digest).exists(), "{index}");
+    }
+}
+
+#[test]
+fn a_docker_archive_is_what_docker_load_and_skopeo_expect() {
+    let bed = bed_with_app();
+    bed.build(&["-t", "app", "-o", "type=docker,dest=../out/app.tar"]).succeeds();
+    let archive = format!("docker-archive:{}", bed.path("out/app.tar").display());
+    tool(Command::new("skopeo").args(["inspect", &archive]));
+    let manifest = tool(Command::new("tar").args(["-xOf"]).arg(bed.path("out/app.tar")).arg("manifest.json"));
+    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    let names = &manifest[0]["RepoTags"];
+    assert!(names.to_string().contains("app:latest"), "{manifest}");
+}
+
+#[test]
+fn a_tar_and_a_directory_hold_the_files() {
+    for bed in Bed::each_user() {
+        bed.dockerfile("FROM alpine AS builder\nRUN mkdir /out && echo made > /out/file\nFROM scratch\nCOPY --from=builder /out /\n");
+        bed.build(&["-o", "type=tar,dest=../out/tree.tar", "-o", "type=local,dest=../out/tree"]).succeeds();
+        assert_eq!(fs::read_to_string(bed.path("out/tree/file")).unwrap(), "made\n");
+        assert_eq!(tool(Command::new("tar").arg("-xOf").arg(bed.path("out/tree.tar")).arg("file")), "made\n");
+    }
+}
+
+#[test]
+fn a_directory_output_stays_inside_its_destination() {
+    let bed = bed_with_app();
+    fs::create_dir(bed.path("elsewhere")).unwrap();
+    fs::create_dir_all(bed.path("out/tree")).unwrap();
+    bed.dockerfile("FROM alpine AS builder\nRUN mkdir -p /out/d && echo made > /out/d/file\nFROM scratch\nCOPY --from=builder /out /\n");
+    std::os::unix::fs::symlink(bed.path("elsewhere"), bed.path("out/tree/d")).unwrap();
+    let _ = bed.build(&["-o", "type=local,dest=../out/tree"]);
+    assert!(fs::read_dir(bed.path("elsewhere")).unwrap().next().is_none(), "it followed a link out of its destination");
+}
+
+#[test]
+fn iidfile_names_the_image() {
+    let bed = bed_with_app();
+    bed.build(&["-t", "app", "--iidfile", "../out/id"]).succeeds();
+    let id = fs::read_to_string(bed.path("out/id")).unwrap();
+    assert!(id.starts_with("sha256:") && id.trim().len() == 71, "{id}");
+    assert!(bed.store().join("blobs/sha256").join(id.trim().trim_start_matches("sha256:")).exists(), "{id}");
+}
+
+#[test]
+fn quiet_prints_the_digest_and_nothing_else() {
+    let bed = bed_with_app();
+    let outcome = bed.run(&["build", "-q", "-t", "app", "."]);
+    outcome.succeeds();
+    assert!(outcome.out.starts_with("sha256:") && outcome.out.trim().len() == 71, "{outcome}");
+    assert_eq!(outcome.err, "", "{outcome}");
+}

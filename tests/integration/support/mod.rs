@@ -1,0 +1,31 @@
+//! What integration tests stand on: a bed with a store, a context and a user, a real registry, images made by hand,
+//! and a registry that misbehaves. Unaware of rbuild's insides: only the binary is run.
+
+mod bed;
+mod fake;
+mod image;
+mod registry;
+mod user;
+
+pub use bed::{Bed, Outcome, checkout};
+pub use fake::{FakeRegistry, Reply, Request};
+pub use image::{Image, Layer};
+pub use registry::Registry;
+pub use user::User;
+
+use std::process::Command;
+
+/// Runs a tool of the machine and gives its output; fails the test when the tool fails.
+#[track_caller]
+pub fn tool(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?} failed with {}:\n{out}{err}", output.status);
+    out.into_owned()
+}
+
+/// Whether a test may go on without `what`. Under tests/run everything is there, so that nothing is skipped silently.
+pub fn skip(what: &str) {
+    assert!(std::env::var_os("RBUILD_TEST_REQUIRE").is_none(), "{what}");
+    eprintln!("skipped: {what}");
+}
