@@ -11,7 +11,10 @@ const FLOORS: [&[&str]; 5] =
     [&["dockerfile", "oci", "sys"], &["plan"], &["context", "registry", "store", "snapshot", "sandbox"], &["build", "export"], &["cli"]];
 
 /// Words that only `cli` may say: they print, or read the environment of the process.
-const CLI_ONLY: [&str; 7] = ["println!", "print!", "eprintln!", "eprint!", "dbg!", "env::var", "env::vars"];
+const CLI_ONLY: [&str; 9] = ["println!", "print!", "eprintln!", "eprint!", "dbg!", "env::var", "env::vars", "env::var_os", "env::vars_os"];
+
+/// What stands in front of an item for tests.
+const TEST_ONLY: &str = "#[cfg(test)]";
 
 #[test]
 fn a_room_uses_only_lower_floors() {
@@ -24,7 +27,7 @@ fn unsafe_is_only_in_sys() {
         sources()
             .iter()
             .filter(|source| source.room != "sys" && words(&source.code).any(|word| word == "unsafe"))
-            .map(|source| format!("{} has `unsafe`; only `sys` may", source.path)),
+            .map(|source| format!("{} has `unsafe`; only `sys` may", source.path.display())),
     );
 }
 
@@ -34,22 +37,29 @@ fn every_unsafe_block_says_why_it_is_safe() {
         let raw: Vec<&str> = source.text.lines().collect();
         let code = source.code.lines().enumerate().filter(|(_, line)| line.contains("unsafe {") || line.contains("unsafe impl"));
         let silent = code.filter(|(line, _)| !raw[line.saturating_sub(6)..=*line].iter().any(|text| text.contains("SAFETY:")));
-        silent.map(|(line, _)| format!("{}:{} has `unsafe` without a SAFETY sentence", source.path, line + 1)).collect::<Vec<_>>()
+        silent.map(|(line, _)| format!("{}:{} has `unsafe` without a SAFETY sentence", source.path.display(), line + 1)).collect::<Vec<_>>()
     }));
 }
 
 #[test]
 fn only_cli_prints_and_reads_the_environment() {
-    report(sources().iter().filter(|source| !matches!(source.room.as_str(), "cli" | "main")).flat_map(|source| {
-        let said = CLI_ONLY.iter().filter(|word| says(&source.code, word));
-        said.map(|word| format!("{} has `{word}`; only `cli` may", source.path)).collect::<Vec<_>>()
+    let sources = sources();
+    let test_files: Vec<PathBuf> = sources.iter().flat_map(test_modules).collect();
+    let product = sources.iter().filter(|source| !matches!(source.room.as_str(), "cli" | "main"));
+    report(product.filter(|source| !test_files.iter().any(|file| source.path.ends_with(file))).flat_map(|source| {
+        let code = without_tests(&source.code);
+        let said = CLI_ONLY.iter().filter(|word| says(&code, word));
+        said.map(|word| format!("{} has `{word}`; only `cli` may", source.path.display())).collect::<Vec<_>>()
     }));
 }
 
 #[test]
 fn every_file_opens_with_what_it_does() {
     report(
-        sources().iter().filter(|source| !source.text.starts_with("//!")).map(|source| format!("{} does not open with //!", source.path)),
+        sources()
+            .iter()
+            .filter(|source| !source.text.starts_with("//!"))
+            .map(|source| format!("{} does not open with //!", source.path.display())),
     );
 }
 
@@ -93,6 +103,10 @@ fn the_reader_sees_what_it_should() {
     for (room, text, expected) in cases {
         assert_eq!(forbidden_uses(room, &blank(text)), expected, "{text}");
     }
+    let code = "fn a() {}\n#[cfg(test)]\nmod tests { fn b() { println!() } }\n#[cfg(test)]\nmod more;\nfn c() {}";
+    assert_eq!(without_tests(code).split_whitespace().collect::<String>(), "fna(){}fnc(){}");
+    let source = Source { path: "src/store/blob.rs".into(), room: "store".into(), text: String::new(), code: code.into() };
+    assert_eq!(test_modules(&source), [Path::new("src/store/blob/more.rs")]);
     assert!(says("std::env::var(\"HOME\")", "env::var") && !says("env::var_os_like()", "env::var") && !says("my_println!()", "println!"));
 }
 
@@ -101,7 +115,7 @@ fn the_reader_sees_what_it_should() {
 /// One file of `src/`.
 struct Source {
     /// Path relative to the checkout.
-    path: String,
+    path: PathBuf,
     /// First folder or file name below `src`.
     room: String,
     text: String,
@@ -130,7 +144,7 @@ fn collect(folder: &Path, found: &mut BTreeMap<PathBuf, Source>) {
             let room = inside.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned();
             let text = fs::read_to_string(&path).unwrap();
             let code = blank(&text);
-            found.insert(path.clone(), Source { path: format!("src/{}", inside.display()), room, text, code });
+            found.insert(path.clone(), Source { path: Path::new("src").join(inside), room, text, code });
         }
     }
 }
@@ -147,6 +161,43 @@ fn forbidden_uses(room: &str, code: &str) -> Vec<String> {
     sentences.sort();
     sentences.dedup();
     sentences
+}
+
+/// The code without what is compiled for tests only; tests may print why they skip something.
+fn without_tests(code: &str) -> String {
+    let mut kept = String::new();
+    let mut rest = code;
+    while let Some((before, after)) = rest.split_once(TEST_ONLY) {
+        kept.push_str(before);
+        rest = &after[item_length(after)..];
+    }
+    kept + rest
+}
+
+/// The files that hold the test modules which `source` declares.
+fn test_modules(source: &Source) -> Vec<PathBuf> {
+    let folder = match source.path.file_stem() {
+        Some(stem) if stem != "mod" && stem != "lib" => source.path.with_extension(""),
+        _ => source.path.parent().unwrap().to_owned(),
+    };
+    let items = source.code.split(TEST_ONLY).skip(1).map(|after| after[..item_length(after)].trim());
+    let names = items.filter_map(|item| item.strip_prefix("mod ")?.strip_suffix(';'));
+    names.map(|name| folder.join(format!("{name}.rs"))).collect()
+}
+
+/// Length of the item that starts here: up to its `;`, or to the brace that closes its first one.
+fn item_length(code: &str) -> usize {
+    let mut depth = 0;
+    for (at, character) in code.char_indices() {
+        match character {
+            ';' if depth == 0 => return at + 1,
+            '{' => depth += 1,
+            '}' if depth == 1 => return at + 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+    }
+    code.len()
 }
 
 /// The first names after `crate::` and `super::super::`, those in braces too.
