@@ -1,1 +1,9 @@
 //! The build context: walk, ignore, stat cache, content digests; git and http sources. Unaware of Dockerfiles and the store.
+
+mod error;
+mod file_digests;
+mod local;
+
+pub use error::ContextError;
+pub use file_digests::{DigestCounts, FileDigest, FileDigests};
+pub use local::{DockerfileSource, LocalContext, SourceText, read_dockerfile_in};

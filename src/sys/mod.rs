@@ -4,5 +4,5 @@
 pub mod lock;
 pub mod remove;
 pub mod root;
-pub mod stat_cache;
+pub mod stat_key;
 pub mod walk;
