@@ -8,6 +8,7 @@
 | `alpine` | Debian's static busybox, /etc, the host's CA bundle |
 | `node:20-alpine` | the same, Node and npm from the npm registry, the host's glibc that Node needs |
 | `my-upstream-image` | 100 store paths and /bin of links into them, as Nix tools make images; no shell |
+| `debian:12` | debootstrap's minimal Debian, the same only while the archive is; needs root, made only when named |
 
 They behave like the real ones as far as the examples and tests go; /etc/os-release says what they are.
 Needs busybox-static and, for Node, libstdc++6 on the host. A layout that is there already is made
@@ -23,9 +24,11 @@ import json
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
+import tempfile
 import urllib.request
 
 BUSYBOX = "/bin/busybox"
@@ -102,6 +105,23 @@ class Layer:
 
     def symlink(self, name, to, **more):
         return self.add(name, tarfile.SYMTYPE, link=to, mode=0o777, **more)
+
+    def folder(self, root):
+        """All below a directory of the host, with owners, modes and hard links."""
+        linked = {}
+        for path in sorted(entry for parent, folders, files in os.walk(root) for entry in (f"{parent}/{name}" for name in folders + files)):
+            name, status = path[len(root) + 1 :], os.lstat(path)
+            about = {"mode": stat.S_IMODE(status.st_mode), "owner": (status.st_uid, status.st_gid)}
+            first = linked.setdefault(status.st_ino, name)
+            if stat.S_ISDIR(status.st_mode):
+                self.dirs(name, **about)
+            elif first != name:
+                self.add(name, tarfile.LNKTYPE, link=first, **about)
+            elif stat.S_ISLNK(status.st_mode):
+                self.symlink(name, os.readlink(path), owner=about["owner"])
+            elif stat.S_ISREG(status.st_mode):
+                self.copy(name, path, **about)
+        return self
 
     def bytes(self):
         self.tar.close()
@@ -262,6 +282,28 @@ def upstream_layers():
     return [*layers, links.bytes()]
 
 
+# --- Debian ------------------------------------------------------------------------
+
+DEBIAN_LITTER = ("dev", "var/cache/apt", "var/cache/ldconfig", "var/lib/apt/lists", "var/log")
+
+
+def debian_layer():
+    if os.geteuid() != 0 or not shutil.which("debootstrap"):
+        sys.exit("bases: debian:12 is made by root with debootstrap")
+    with tempfile.TemporaryDirectory() as root:
+        command = ["debootstrap", "--variant=minbase", "bookworm", root, "http://deb.debian.org/debian"]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+        for name in DEBIAN_LITTER:
+            shutil.rmtree(f"{root}/{name}", ignore_errors=True)
+            os.makedirs(f"{root}/{name}")
+        os.makedirs(f"{root}/var/cache/apt/archives/partial")
+        os.makedirs(f"{root}/var/lib/apt/lists/partial")
+        for name in ("etc/hostname", "etc/resolv.conf", "etc/machine-id"):
+            if os.path.lexists(f"{root}/{name}"):
+                os.remove(f"{root}/{name}")
+        return Layer().folder(root).bytes()
+
+
 # --- images ------------------------------------------------------------------------
 
 
@@ -278,7 +320,12 @@ def upstream(_downloads):
     return upstream_layers(), {"Env": ["PATH=/bin"], "Cmd": ["/bin/cat", "/etc/motd"]}
 
 
-IMAGES = {"alpine": alpine, "node:20-alpine": node, "my-upstream-image": upstream}
+def debian(_downloads):
+    return [debian_layer(), ca_layer()], {"Env": [PATH, *CA_ENVIRONMENT], "Cmd": ["bash"], "WorkingDir": "/"}
+
+
+IMAGES = {"alpine": alpine, "node:20-alpine": node, "my-upstream-image": upstream, "debian:12": debian}
+USUAL = ("alpine", "node:20-alpine", "my-upstream-image")
 
 
 def ingredients(name):
@@ -336,9 +383,9 @@ def write_layout(directory, layers, settings, tag):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="target/bases", help="folder of the layouts (default: target/bases)")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="which images (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which images (default: {' '.join(USUAL)})")
     options = parser.parse_args()
-    for name in options.names or IMAGES:
+    for name in options.names or USUAL:
         if name not in IMAGES:
             sys.exit(f"bases: no such image: {name} (there are {', '.join(IMAGES)})")
         repository, _, tag = name.partition(":")
