@@ -66,7 +66,8 @@ pub(super) fn copy_attributes(source: impl AsFd, stat: &Stat, target: impl AsFd)
     let (uid, gid) = disk::owner(stat.st_uid, stat.st_gid);
     rustix::fs::fchown(&target, uid, gid)?;
     rustix::fs::fchmod(&target, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
-    for name in disk::xattr_names(&source)? {
+    // overlayfs's notes are about where the source lies.
+    for name in disk::xattr_names(&source)?.into_iter().filter(|name| !name.starts_with(b"user.overlay.")) {
         let Ok(text) = std::str::from_utf8(&name) else { continue };
         let value = match disk::get_xattr(&source, text) {
             Ok(Some(value)) => value,

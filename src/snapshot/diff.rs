@@ -50,7 +50,12 @@ pub fn diff_overlay(upper: &RootDir, lowers: &[RootDir]) -> Result<Vec<Change>, 
 /// The changes that make `after` of `before`, two full trees.
 pub fn diff_trees(before: &RootDir, after: &RootDir) -> Result<Vec<Change>, Error> {
     let before = before.try_clone().map_err(Error::io("open", Path::new("/")))?;
-    diff(after, &[before], true)
+    diff_merged(after, &[before])
+}
+
+/// The changes that make `after`, a full tree, of the merged tree of `lowers`.
+pub(super) fn diff_merged(after: &RootDir, lowers: &[RootDir]) -> Result<Vec<Change>, Error> {
+    diff(after, lowers, true)
 }
 
 fn diff(upper: &RootDir, lowers: &[RootDir], hides_below: bool) -> Result<Vec<Change>, Error> {

@@ -54,12 +54,6 @@ impl MergedDir {
         Ok(Self { layers: open })
     }
 
-    /// No layer has this directory.
-    #[allow(dead_code)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.layers.is_empty()
-    }
-
     /// The topmost layer's own directory: its attributes are the merged directory's.
     pub(super) fn top(&self) -> Option<BorrowedFd<'_>> {
         self.layers.first().map(AsFd::as_fd)

@@ -5,10 +5,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    ffi::CString,
+    ffi::CStr,
     fs::File,
     io::{self, Read, Write},
-    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -50,40 +53,36 @@ pub struct LayerStats {
 
 /// Writes `changes`, which are sorted, with what `root` has of them.
 pub fn write_layer(changes: &[Change], root: &RootDir, out: impl Write, policy: TimestampPolicy) -> Result<LayerStats, Error> {
-    let mut writer = LayerTar {
-        root,
-        policy,
-        tar: TarWriter::new(out),
-        parent: None,
-        directories: HashSet::new(),
-        links: HashMap::new(),
-        stats: LayerStats::default(),
-    };
+    let mut layer = Layer { root, tar: EntryWriter::new(out, policy), parent: None, directories: HashSet::new() };
     for change in changes {
-        writer.add_parents(&change.path)?;
+        layer.add_parents(&change.path)?;
         match change.kind {
-            ChangeKind::Deleted => writer.add_whiteout(&change.path)?,
-            ChangeKind::Added | ChangeKind::Modified => writer.add(&change.path)?,
+            ChangeKind::Deleted => layer.tar.add_whiteout(&change.path)?,
+            ChangeKind::Added | ChangeKind::Modified => layer.add(&change.path)?,
         }
     }
-    writer.tar.finish().map_err(Error::Write)?;
-    Ok(writer.stats)
+    layer.tar.finish()
 }
 
-struct LayerTar<'a, W: Write> {
+struct Layer<'a, W: Write> {
     root: &'a RootDir,
-    policy: TimestampPolicy,
-    tar: TarWriter<W>,
+    tar: EntryWriter<W>,
     /// The directory of the last entry: they come in walk order.
     parent: Option<(PathBuf, OwnedFd)>,
     /// Directories that are in the layer already.
     directories: HashSet<PathBuf>,
+}
+
+/// Writes what lies on disk as entries of a tar.
+pub(super) struct EntryWriter<W: Write> {
+    tar: TarWriter<W>,
+    policy: TimestampPolicy,
     /// First name of each file with several.
     links: HashMap<(u64, u64), Vec<u8>>,
     stats: LayerStats,
 }
 
-impl<W: Write> LayerTar<'_, W> {
+impl<W: Write> Layer<'_, W> {
     fn add_parents(&mut self, path: &Path) -> Result<(), Error> {
         let missing: Vec<_> =
             path.ancestors().skip(1).take_while(|parent| !parent.as_os_str().is_empty() && !self.directories.contains(*parent)).collect();
@@ -91,6 +90,36 @@ impl<W: Write> LayerTar<'_, W> {
             self.add(parent)?;
         }
         Ok(())
+    }
+
+    fn add(&mut self, path: &Path) -> Result<(), Error> {
+        let name = path.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
+        let name = disk::c_name(name).map_err(Error::io("read", path))?;
+        let parent = self.open_parent(path)?;
+        if self.tar.add(&parent, &name, path)? {
+            self.directories.insert(path.to_owned());
+        }
+        self.parent = Some((path.parent().unwrap_or(Path::new("")).to_owned(), parent));
+        Ok(())
+    }
+
+    fn open_parent(&mut self, path: &Path) -> Result<OwnedFd, Error> {
+        let wanted = path.parent().unwrap_or(Path::new(""));
+        match self.parent.take() {
+            Some((known, fd)) if known == wanted => Ok(fd),
+            _ => self.root.open_in(wanted, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).map_err(Error::io("open", wanted)),
+        }
+    }
+}
+
+impl<W: Write> EntryWriter<W> {
+    pub fn new(out: W, policy: TimestampPolicy) -> Self {
+        Self { tar: TarWriter::new(out), policy, links: HashMap::new(), stats: LayerStats::default() }
+    }
+
+    pub fn finish(self) -> Result<LayerStats, Error> {
+        self.tar.finish().map_err(Error::Write)?;
+        Ok(self.stats)
     }
 
     fn add_whiteout(&mut self, path: &Path) -> Result<(), Error> {
@@ -110,40 +139,26 @@ impl<W: Write> LayerTar<'_, W> {
         self.append(&entry, &mut io::empty(), path)
     }
 
-    fn add(&mut self, path: &Path) -> Result<(), Error> {
-        let name = path.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
-        let name = disk::c_name(name).map_err(Error::io("read", path))?;
-        let parent = self.open_parent(path)?;
-        let result = self.add_from(&parent, &name, path);
-        self.parent = Some((path.parent().unwrap_or(Path::new("")).to_owned(), parent));
-        result
-    }
-
-    fn open_parent(&mut self, path: &Path) -> Result<OwnedFd, Error> {
-        let wanted = path.parent().unwrap_or(Path::new(""));
-        match self.parent.take() {
-            Some((known, fd)) if known == wanted => Ok(fd),
-            _ => self.root.open_in(wanted, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).map_err(Error::io("open", wanted)),
-        }
-    }
-
-    fn add_from(&mut self, parent: &OwnedFd, name: &CString, path: &Path) -> Result<(), Error> {
-        let stat = disk::stat_at(parent, name).map_err(Error::io("look up", path))?;
+    /// Adds the entry `name` of an open directory as `path`; true if it is a directory.
+    pub fn add(&mut self, parent: impl AsFd, name: &CStr, path: &Path) -> Result<bool, Error> {
+        let stat = disk::stat_at(&parent, name).map_err(Error::io("look up", path))?;
         let stat = stat.ok_or_else(|| Error::io("find", path)(io::Error::from(io::ErrorKind::NotFound)))?;
         let mut entry = self.entry_of(&stat, path);
         match disk::file_type(&stat) {
             // A socket means nothing without the process that listens on it.
-            FileType::Socket => return Ok(()),
+            FileType::Socket => return Ok(false),
             FileType::Directory => {
-                let directory = disk::open_directory(parent, name).map_err(Error::io("open", path))?;
+                let directory = disk::open_directory(&parent, name).map_err(Error::io("open", path))?;
                 entry.kind = EntryKind::Directory;
                 read_attributes(&directory, &mut entry).map_err(Error::io("read the attributes of", path))?;
-                self.directories.insert(path.to_owned());
             }
             _ if self.is_further_link(&stat, &mut entry) => {}
-            FileType::RegularFile => return self.add_file(parent, name, &stat, entry, path),
+            FileType::RegularFile => {
+                self.add_file(parent, name, &stat, entry, path)?;
+                return Ok(false);
+            }
             FileType::Symlink => {
-                let target = rustix::fs::readlinkat(parent, name, Vec::new()).map_err(Error::io("read the link", path))?;
+                let target = rustix::fs::readlinkat(&parent, name, Vec::new()).map_err(Error::io("read the link", path))?;
                 entry.kind = EntryKind::Symlink { target: target.into_bytes() };
             }
             FileType::Fifo => entry.kind = EntryKind::Fifo,
@@ -153,10 +168,11 @@ impl<W: Write> LayerTar<'_, W> {
                 entry.kind = device_kind(disk::Device { is_block, major, minor });
             }
         }
-        self.append(&entry, &mut io::empty(), path)
+        self.append(&entry, &mut io::empty(), path)?;
+        Ok(entry.kind == EntryKind::Directory)
     }
 
-    fn add_file(&mut self, parent: &OwnedFd, name: &CString, stat: &Stat, mut entry: Entry, path: &Path) -> Result<(), Error> {
+    fn add_file(&mut self, parent: impl AsFd, name: &CStr, stat: &Stat, mut entry: Entry, path: &Path) -> Result<(), Error> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(Error::io("open", path))?;
         let mut file = File::from(fd);
@@ -212,7 +228,7 @@ fn device_kind(device: disk::Device) -> EntryKind {
     if is_block { EntryKind::BlockDevice { major, minor } } else { EntryKind::CharDevice { major, minor } }
 }
 
-fn read_attributes(file: impl std::os::fd::AsFd, entry: &mut Entry) -> io::Result<()> {
+fn read_attributes(file: impl AsFd, entry: &mut Entry) -> io::Result<()> {
     entry.xattrs = disk::layer_xattrs(&file)?;
     if let Some((uid, gid)) = disk::recorded_owner(&file)? {
         (entry.uid, entry.gid) = (uid, gid);
