@@ -2,8 +2,13 @@
 
 mod error;
 mod file_digests;
+pub mod http;
 mod local;
+mod redact;
+#[cfg(test)]
+mod testing;
 
 pub use error::ContextError;
 pub use file_digests::{DigestCounts, FileDigest, FileDigests};
 pub use local::{DockerfileSource, LocalContext, SourceText, read_dockerfile_in};
+pub use redact::redact_url;

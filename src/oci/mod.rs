@@ -4,6 +4,7 @@
 //! Whatever is serialised to a digest is our own struct with ordered maps and unknown fields kept, because
 //! `oci-spec` keeps labels and annotations in a `HashMap` and drops Docker's additions to the config.
 
+mod checksum;
 mod config;
 mod digest;
 mod image;
@@ -11,6 +12,7 @@ mod manifest;
 mod platform;
 mod reference;
 
+pub use checksum::{Checksum, ChecksumError, ChecksumHasher};
 pub use config::{ContainerConfig, Empty, HealthConfig, History, ImageConfig, RootFs};
 pub use digest::{ChainId, DiffId, Digest, DigestError, Sha256};
 pub use image::{Image, Layer};
