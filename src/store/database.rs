@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, config::DbConfig};
 
 use super::error::{Result, StoreError};
 use crate::sys::lock::{LockFile, LockMode};
@@ -99,6 +99,8 @@ fn open_file(path: &Path) -> rusqlite::Result<Connection> {
         set("DELETE")?;
     }
     connection.pragma_update(None, "synchronous", "NORMAL")?;
+    // The last one out would copy the log into the file and wait for the disk: every build would pay for that.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.set_prepared_statement_cache_capacity(32);
     create_tables(&mut connection)?;
     Ok(connection)
