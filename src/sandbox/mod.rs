@@ -1,1 +1,27 @@
-//! Runs one process in a root filesystem: namespaces, ids, mounts, network, seccomp, the privilege ladder. Unaware of images, layers, Dockerfiles.
+//! Runs one process in a root filesystem: namespaces, ids, mounts, network, the privilege ladder.
+//! Unaware of images, layers and Dockerfiles.
+//!
+//! `main` calls [`init_if_asked`] and [`enter`] first, in this order and before any thread; then [`run`] works from any
+//! thread. See [`init`] for the processes of a step.
+
+pub mod enter;
+mod exec;
+mod files;
+mod idmap;
+pub mod init;
+mod mounts;
+mod oom;
+pub mod outcome;
+mod rootfs;
+pub mod run;
+mod selfexe;
+pub mod spec;
+mod ssh;
+mod stubs;
+pub mod user;
+
+pub use enter::{EnterError, Entered, Options, Rung, enter};
+pub use init::init_if_asked;
+pub use outcome::{Exit, InitError, RunError};
+pub use run::{Cancel, Stream, run};
+pub use spec::{Mount, MountKind, Network, RootFs, Source, Spec, Stdio, Ulimit};

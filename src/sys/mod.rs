@@ -1,7 +1,11 @@
 //! The kernel door: the only room with `unsafe`; one function per call; paths resolved beneath a root fd.
 //! Unaware of images and builds.
 
+pub mod fdpass;
 pub mod lock;
+pub mod loopback;
+pub mod mountns;
+pub mod process;
 pub mod remove;
 pub mod root;
 pub mod stat_key;

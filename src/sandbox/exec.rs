@@ -1,0 +1,201 @@
+//! The last steps before the program: limits, ids, capabilities, then exec.
+//! Unaware of mounts.
+
+use std::{
+    ffi::CString,
+    fs::OpenOptions,
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{Access, AtFlags, CWD, Mode, OFlags, ResolveFlags},
+    process::{Resource, Rlimit},
+    thread::{CapabilitySet, CapabilitySets, Gid, Uid},
+};
+
+use super::{
+    outcome::{During, InitError},
+    spec::{Spec, Stdio, Ulimit},
+    user::User,
+};
+use crate::sys::process;
+
+/// Docker's default capabilities: chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service,
+/// net_raw, sys_chroot, mknod, audit_write, setfcap.
+pub const CAPABILITIES: u64 = 0xa804_25fb;
+
+/// Becomes the step's program. Returns only with the reason why not.
+/// `stdin` is what it reads instead of nothing.
+pub fn become_program(spec: &Spec, user: &User, stdin: Option<OwnedFd>) -> InitError {
+    match prepare(spec, user, stdin) {
+        Ok(()) => exec(spec, user),
+        Err(error) => error,
+    }
+}
+
+fn prepare(spec: &Spec, user: &User, stdin: Option<OwnedFd>) -> Result<(), InitError> {
+    if spec.stdio == Stdio::Capture {
+        // No terminal to push characters into.
+        rustix::process::setsid().during("start a session")?;
+        own_streams(user);
+    }
+    set_stdin(stdin)?;
+    for limit in &spec.ulimits {
+        set_limit(limit)?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let entered = enter_cwd(&spec.cwd);
+    change_ids(user)?;
+    // A directory that root may not enter (on a network file system) may still be the user's.
+    entered.or_else(|_| enter_cwd(&spec.cwd)).during(&format!("enter {}", spec.cwd))?;
+    process::close_on_exec_from(3).during("close descriptors")?;
+    process::reset_signals();
+    Ok(())
+}
+
+/// Without an input it is the image's own /dev/null.
+fn set_stdin(stdin: Option<OwnedFd>) -> Result<(), InitError> {
+    let stdin = match stdin {
+        Some(stdin) => stdin,
+        None => OpenOptions::new().read(true).open("/dev/null").during("open /dev/null")?.into(),
+    };
+    process::place_fd(stdin.as_fd(), 0).during("set standard input")
+}
+
+/// The pipes belong to the user, who may open /dev/stdout again.
+fn own_streams(user: &User) {
+    for stream in [io::stdout().as_fd(), io::stderr().as_fd()] {
+        // Streams of a kind without an owner of its own are left as they are.
+        let _ = rustix::fs::fchown(stream, Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid)));
+    }
+}
+
+fn enter_cwd(path: &str) -> io::Result<()> {
+    // No magic links: /proc/self/fd/N as working directory would lead out.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = match rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS) {
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => rustix::fs::open(path, flags | OFlags::NOFOLLOW, Mode::empty())?,
+        result => result?,
+    };
+    Ok(rustix::process::fchdir(fd)?)
+}
+
+fn set_limit(limit: &Ulimit) -> Result<(), InitError> {
+    let resource = match limit.name.as_str() {
+        "as" => Resource::As,
+        "core" => Resource::Core,
+        "cpu" => Resource::Cpu,
+        "data" => Resource::Data,
+        "fsize" => Resource::Fsize,
+        "locks" => Resource::Locks,
+        "memlock" => Resource::Memlock,
+        "msgqueue" => Resource::Msgqueue,
+        "nice" => Resource::Nice,
+        "nofile" => Resource::Nofile,
+        "nproc" => Resource::Nproc,
+        "rss" => Resource::Rss,
+        "rtprio" => Resource::Rtprio,
+        "rttime" => Resource::Rttime,
+        "sigpending" => Resource::Sigpending,
+        "stack" => Resource::Stack,
+        other => return Err(io::Error::other("no such limit")).during(&format!("set ulimit {other}")),
+    };
+    let value = |number: u64| (number != u64::MAX).then_some(number);
+    let wanted = Rlimit { current: value(limit.soft), maximum: value(limit.hard) };
+    rustix::process::setrlimit(resource, wanted).during(&format!("set ulimit {}={}:{}", limit.name, limit.soft, limit.hard))
+}
+
+fn change_ids(user: &User) -> Result<(), InitError> {
+    let groups: Vec<Gid> = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    if let Err(error) = rustix::thread::set_thread_groups(&groups) {
+        // With one id, groups can't be set; that is no loss where there are none to give up.
+        if user.groups.iter().any(|gid| *gid != 0) || error != rustix::io::Errno::PERM {
+            return Err(error).during("set supplementary groups");
+        }
+    }
+    rustix::thread::set_thread_res_gid(gid, gid, gid).during(&format!("become group {}", user.gid))?;
+    drop_bounding_set()?;
+    rustix::thread::clear_ambient_capability_set().during("clear ambient capabilities")?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).during(&format!("become user {}", user.uid))?;
+    let kept = if user.uid == 0 { CapabilitySet::from_bits_retain(CAPABILITIES) } else { CapabilitySet::empty() };
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, sets).during("set capabilities")
+}
+
+fn drop_bounding_set() -> Result<(), InitError> {
+    for number in 0..64 {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        if CAPABILITIES & (1 << number) != 0 {
+            continue;
+        }
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            Ok(()) => {}
+            // Past the last capability that this kernel knows.
+            Err(rustix::io::Errno::INVAL) => break,
+            Err(error) => return Err(error).during("drop a capability from the bounding set"),
+        }
+    }
+    Ok(())
+}
+
+fn exec(spec: &Spec, user: &User) -> InitError {
+    let Some(name) = spec.args.first() else {
+        return refuse(126, "no command to run".into());
+    };
+    let mut env = spec.env.clone();
+    if !env.iter().any(|(key, _)| key == "HOME") {
+        env.push(("HOME".into(), user.home.clone()));
+    }
+    let path = env.iter().rev().find(|(key, _)| key == "PATH").map_or("", |(_, value)| value.as_str());
+    let program = match find_program(name, path) {
+        Ok(program) => program,
+        Err(error) => return error,
+    };
+    let strings = || -> Result<_, std::ffi::NulError> {
+        let args: Result<Vec<CString>, _> = spec.args.iter().map(|arg| CString::new(arg.as_str())).collect();
+        let env: Result<Vec<CString>, _> = env.iter().map(|(key, value)| CString::new(format!("{key}={value}"))).collect();
+        Ok((CString::new(program.as_os_str().as_encoded_bytes())?, args?, env?))
+    };
+    let Ok((file, args, env)) = strings() else {
+        return refuse(126, format!("exec {}: a NUL byte in arguments or environment", program.display()));
+    };
+    let error = process::exec(&file, &args, &env);
+    let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+    refuse(code, format!("exec {}: {}", program.display(), plain(&error)))
+}
+
+/// The file that `name` means: itself when it has a slash, else the first executable in `path`.
+fn find_program(name: &str, path: &str) -> Result<PathBuf, InitError> {
+    if name.contains('/') {
+        return match std::fs::metadata(name) {
+            Err(error) => Err(refuse(127, format!("exec: \"{name}\": stat {name}: {}", plain(&error)))),
+            Ok(metadata) if metadata.is_dir() => Err(refuse(126, format!("exec: \"{name}\": is a directory"))),
+            Ok(_) if !may_execute(Path::new(name)) => Err(refuse(126, format!("exec: \"{name}\": permission denied"))),
+            Ok(_) => Ok(PathBuf::from(name)),
+        };
+    }
+    let candidates = path.split(':').map(|directory| Path::new(if directory.is_empty() { "." } else { directory }).join(name));
+    let found = candidates.into_iter().find(|candidate| candidate.is_file() && may_execute(candidate));
+    found.ok_or_else(|| refuse(127, format!("exec: \"{name}\": executable file not found in $PATH")))
+}
+
+fn may_execute(path: &Path) -> bool {
+    let any_bit = std::fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o111 != 0);
+    any_bit && rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS).is_ok()
+}
+
+fn refuse(code: i32, message: String) -> InitError {
+    InitError::Exec { message, code }
+}
+
+/// The sentence of the kernel without Rust's "(os error N)".
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}

@@ -1,0 +1,211 @@
+//! RUN's init: what rbuild re-executes itself as for each step, in three roles.
+//!
+//! | Role | Where | Job |
+//! |---|---|---|
+//! | keeper | rbuild's namespaces, then a new mount namespace and back | builds the root, waits, takes the stubs away |
+//! | reaper | pid 1 of the step | mounts /proc, pivots, waits for everybody, tells the exit |
+//! | program | the step's process | changes ids, becomes the command |
+//!
+//! Each starts the next by fork: this program has one thread. All die with rbuild: the keeper and the reaper by
+//! parent-death signal, the rest with pid 1. Unaware of builds.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::Path,
+};
+
+use nix::{sched::CloneFlags, unistd::Pid};
+use rustix::{
+    fs::{Mode, OFlags},
+    process::Signal,
+    thread::LinkNameSpaceType,
+};
+
+use super::{
+    exec, files,
+    mounts::{self, Prepared},
+    outcome::{During, Exit, InitError, Message},
+    rootfs,
+    spec::{Mount, MountKind, Network, Spec},
+    stubs::{Shape, Stubs},
+    user::{self, User},
+};
+use crate::sys::{fdpass, loopback, mountns, process, root::RootDir};
+
+/// The first argument that makes rbuild be RUN's init.
+pub const ARGUMENT: &str = "__rbuild-init";
+
+/// Call this first in `main`: when rbuild was started as RUN's init, it runs the step and never returns.
+pub fn init_if_asked() {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_none_or(|first| first != ARGUMENT) || args.next().is_some() {
+        return;
+    }
+    let Ok(control) = Control::from_stdin() else { process::exit_now(1) };
+    let code = keep(&control).map_or_else(
+        |error| {
+            control.tell(&Message::Failed(error));
+            1
+        },
+        |()| 0,
+    );
+    process::exit_now(code)
+}
+
+/// The socket to rbuild. It comes as standard input and is moved away from there.
+struct Control {
+    socket: UnixStream,
+}
+
+impl Control {
+    fn from_stdin() -> io::Result<Self> {
+        Ok(Self { socket: UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?) })
+    }
+
+    /// The spec, which ends where rbuild closes its writing half, and the descriptor that came with it.
+    fn receive_spec(&self) -> io::Result<(Spec, Option<OwnedFd>)> {
+        let (first, fd) = fdpass::receive(&self.socket)?;
+        let mut text = vec![first];
+        (&self.socket).read_to_end(&mut text)?;
+        Ok((serde_json::from_slice(&text)?, fd))
+    }
+
+    /// Only the first message counts. Nobody to hear it: rbuild is gone and we shall be soon.
+    fn tell(&self, message: &Message) {
+        let Ok(mut line) = serde_json::to_vec(message) else { return };
+        line.push(b'\n');
+        let _ = (&self.socket).write_all(&line);
+    }
+}
+
+/// What the reaper needs from the keeper.
+struct Ready {
+    root: RootDir,
+    proc_target: OwnedFd,
+    user: User,
+}
+
+fn keep(control: &Control) -> Result<(), InitError> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).during("tie the sandbox to rbuild")?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let (spec, stdin) = control.receive_spec().during("read the spec")?;
+    let outside = File::open("/proc/self/ns/mnt").during("open the mount namespace")?;
+    unshare(&spec)?;
+    let mut stubs = Stubs::default();
+    let ready = build_root(&spec, &mut stubs)?;
+    let reaper = process::fork(|| reap(&spec, &ready, stdin, control)).during("fork")?;
+    let ended = process::wait_for(Some(reaper)).during("wait for the step")?;
+    drop(ready);
+    // Leaving the step's mount namespace ends it, and with it all that covers the stubs.
+    rustix::thread::move_into_link_name_space(outside.as_fd(), Some(LinkNameSpaceType::Mount)).during("leave the mount namespace")?;
+    stubs.remove();
+    match ended.code {
+        Some(0) => Ok(()),
+        _ => Err(InitError::Setup { doing: "keep the step".into(), reason: format!("its first process ended: {ended:?}"), errno: None }),
+    }
+}
+
+fn unshare(spec: &Spec) -> Result<(), InitError> {
+    let mut flags = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWCGROUP;
+    if spec.network == Network::None {
+        flags |= CloneFlags::CLONE_NEWNET;
+    }
+    nix::sched::unshare(flags).during("make namespaces")?;
+    mountns::make_all_private().during("make mounts private")?;
+    nix::unistd::sethostname(&spec.hostname).during("set the host name")?;
+    if spec.network == Network::None {
+        loopback::bring_up().during("bring up the loopback interface")?;
+    }
+    Ok(())
+}
+
+fn build_root(spec: &Spec, stubs: &mut Stubs) -> Result<Ready, InitError> {
+    let opened = rootfs::open(&spec.rootfs)?;
+    let prepared: Vec<Prepared> = mounts::prepare(&all_mounts(spec), &opened.staging)?;
+    mountns::attach(&opened.mount, &opened.staging).during("mount the root")?;
+    let root = RootDir::from_fd(opened.mount);
+    let user = user::resolve(&spec.user, &root).map_err(InitError::User)?;
+    // Before anything is mounted: the path means what the image says.
+    make_cwd(&root, &spec.cwd, &user)?;
+    let proc_target = stubs.open_or_make(&root, Path::new("/proc"), Shape::Directory).during("make /proc")?;
+    rootfs::mount_dev(&root, stubs, spec.shm_size_bytes)?;
+    rootfs::mount_sys(&root, stubs, spec.network == Network::None)?;
+    // The reaper mounts /proc later; until then nothing can be put there.
+    let placeholder = rootfs::empty_directory().during("make an empty tmpfs")?;
+    mountns::attach(&placeholder, &proc_target).during("reserve /proc")?;
+    mounts::attach_all(prepared, &root, stubs)?;
+    mountns::detach(placeholder).during("free /proc")?;
+    Ok(Ready { root, proc_target, user })
+}
+
+/// The generated files come first, so that a mount of the step with the same target wins.
+fn all_mounts(spec: &Spec) -> Vec<Mount> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let hosts = files::hosts(&spec.hostname, &spec.extra_hosts);
+    let resolv = files::resolv_conf(
+        &read("/etc/resolv.conf").unwrap_or_default(),
+        read("/run/systemd/resolve/resolv.conf").as_deref(),
+        spec.network == Network::Host,
+    );
+    let file =
+        |target: &str, text: String| Mount { target: target.into(), kind: MountKind::File { bytes: text.into_bytes(), mode: 0o644 } };
+    let mut all = vec![file("/etc/hosts", hosts), file("/etc/resolv.conf", resolv)];
+    all.extend(spec.mounts.iter().cloned());
+    all
+}
+
+/// Makes the working directory as the user's own, with its missing parents; it belongs to the layer.
+fn make_cwd(root: &RootDir, cwd: &str, user: &User) -> Result<(), InitError> {
+    if root.open_in(Path::new(cwd), OFlags::PATH, Mode::empty()).is_ok() {
+        return Ok(());
+    }
+    let mut made = Stubs::default();
+    made.open_or_make(root, Path::new(cwd), Shape::Directory).during(&format!("make the working directory {cwd}"))?;
+    made.keep_as(user.uid, user.gid).during("give the working directory to the user")
+}
+
+/// Pid 1 of the step: finishes the root, starts the program, waits for it. When it ends, the kernel ends the rest.
+fn reap(spec: &Spec, ready: &Ready, stdin: Option<OwnedFd>, control: &Control) -> i32 {
+    let result = start(spec, ready, stdin, control).and_then(wait_for_program);
+    control.tell(&result.map_or_else(Message::Failed, Message::Exited));
+    0
+}
+
+fn start(spec: &Spec, ready: &Ready, stdin: Option<OwnedFd>, control: &Control) -> Result<Pid, InitError> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).during("tie the step to the sandbox")?;
+    rootfs::mount_proc(&ready.proc_target)?;
+    rootfs::mask(&ready.root)?;
+    mountns::pivot_into(ready.root.as_fd()).during("change the root")?;
+    let program = || {
+        // Told before the reaper can tell the exit of a program that never was.
+        control.tell(&Message::Failed(exec::become_program(spec, &ready.user, stdin)));
+        1
+    };
+    process::fork(program).during("fork")
+}
+
+/// Collects every process that ends, orphans too, until the program does.
+fn wait_for_program(program: Pid) -> Result<Exit, InitError> {
+    loop {
+        let ended = process::wait_for(None).during("wait for the program")?;
+        if ended.pid == program {
+            return Ok(Exit {
+                code: ended.code.unwrap_or_else(|| 128 + ended.signal.unwrap_or(0)),
+                signal: ended.signal,
+                out_of_memory: false,
+                max_rss_kb: ended.max_rss_kb,
+                user_us: ended.user_us,
+                system_us: ended.system_us,
+            });
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The step's own mounts: each source becomes a detached mount first, then all are attached, parents before children.
+//! Unaware of the root's own file systems and of what a step does.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::fs::{MetadataExt, fchown},
+    },
+    path::{Component, Path, PathBuf},
+};
+
+use rustix::{
+    fs::{FileType, Mode, OFlags},
+    mount::MountAttrFlags,
+};
+
+use super::{
+    outcome::InitError,
+    spec::{Mount, MountKind, Source},
+    stubs::{Shape, Stubs},
+};
+use crate::sys::{
+    mountns::{self, Upper},
+    root::RootDir,
+};
+
+/// A mount that only lacks its place.
+#[derive(Debug)]
+pub struct Prepared {
+    target: PathBuf,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Tree(OwnedFd, Shape),
+    /// Made when the mode of its mount point is known.
+    Tmpfs(Option<u64>),
+}
+
+/// Opens all sources; of several mounts with one target the last one counts. The result is in the order of mounting.
+pub fn prepare(mounts: &[Mount], staging: &OwnedFd) -> Result<Vec<Prepared>, InitError> {
+    let mut sorted: Vec<(PathBuf, &MountKind)> = Vec::new();
+    for mount in mounts {
+        let target = clean(&mount.target);
+        sorted.retain(|(other, _)| *other != target);
+        sorted.push((target, &mount.kind));
+    }
+    sorted.sort_by_key(|(target, _)| target.components().count());
+    let mut prepared = Vec::new();
+    for (target, kind) in sorted {
+        if target == Path::new("/") {
+            return Err(refuse(&target, "invalid mount target"));
+        }
+        let content = content_of(kind, staging).map_err(|error| refuse(&target, error))?;
+        prepared.push(Prepared { target, content });
+    }
+    Ok(prepared)
+}
+
+/// Attaches the prepared mounts below `root`.
+pub fn attach_all(prepared: Vec<Prepared>, root: &RootDir, stubs: &mut Stubs) -> Result<(), InitError> {
+    for Prepared { target, content } in prepared {
+        attach_one(&target, content, root, stubs).map_err(|error| refuse(&target, error))?;
+    }
+    Ok(())
+}
+
+fn attach_one(target: &Path, content: Content, root: &RootDir, stubs: &mut Stubs) -> io::Result<()> {
+    let shape = match &content {
+        Content::Tree(_, shape) => *shape,
+        Content::Tmpfs(_) => Shape::Directory,
+    };
+    let at = stubs.open_or_make(root, target, shape)?;
+    const KERNEL: [i64; 2] = [0x9fa0, 0x6265_6572];
+    if KERNEL.contains(&mountns::filesystem_magic(&at)?) {
+        return Err(io::Error::other("nothing is mounted inside /proc or /sys"));
+    }
+    let mount = match content {
+        Content::Tree(mount, _) => mount,
+        Content::Tmpfs(size_bytes) => new_tmpfs(&at, size_bytes)?,
+    };
+    mountns::attach(mount, at)
+}
+
+/// As BuildKit does it, a tmpfs takes the mode of the directory that it covers.
+fn new_tmpfs(at: &OwnedFd, size_bytes: Option<u64>) -> io::Result<OwnedFd> {
+    let mode = format!("{:o}", rustix::fs::fstat(at)?.st_mode & 0o7777);
+    let size = size_bytes.map(|bytes| bytes.to_string());
+    let mut options = vec![("mode", mode.as_str())];
+    options.extend(size.as_deref().map(|size| ("size", size)));
+    mountns::new_filesystem("tmpfs", &options, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV)
+}
+
+fn content_of(kind: &MountKind, staging: &OwnedFd) -> io::Result<Content> {
+    const HARMLESS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
+    match kind {
+        MountKind::Tmpfs { size_bytes } => Ok(Content::Tmpfs(*size_bytes)),
+        MountKind::Bind { source, subpath, read_only } => {
+            let (tree, shape) = take(source, subpath, staging)?;
+            if *read_only {
+                mountns::add_attributes(&tree, MountAttrFlags::MOUNT_ATTR_RDONLY, true)?;
+            }
+            Ok(Content::Tree(tree, shape))
+        }
+        MountKind::Discard { source, subpath, scratch } => discard(source, subpath, scratch.as_deref(), staging),
+        MountKind::Secret { bytes, mode, uid, gid } => {
+            let file = memory_file(bytes, *mode, (*uid, *gid), staging)?;
+            let attributes = HARMLESS | MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_RDONLY;
+            mountns::add_attributes(&file, attributes, false)?;
+            Ok(Content::Tree(file, Shape::File))
+        }
+        MountKind::File { bytes, mode } => {
+            let file = memory_file(bytes, *mode, (0, 0), staging)?;
+            mountns::add_attributes(&file, HARMLESS | MountAttrFlags::MOUNT_ATTR_RDONLY, false)?;
+            Ok(Content::Tree(file, Shape::File))
+        }
+        MountKind::Ssh { .. } => Err(io::Error::other("an ssh mount is made by rbuild itself")),
+    }
+}
+
+/// A detached copy of what `subpath` means inside `source`: the very file or directory that was resolved is mounted.
+fn take(source: &Source, subpath: &Path, staging: &OwnedFd) -> io::Result<(OwnedFd, Shape)> {
+    match source {
+        Source::Directory(path) => take_from(&RootDir::open(path)?, subpath),
+        Source::Overlay(lowers) => match lowers.as_slice() {
+            [single] => take_from(&RootDir::open(single)?, subpath),
+            _ => on_staging(staging, read_only_overlay(lowers)?, |root| take_from(root, subpath)),
+        },
+    }
+}
+
+fn take_from(root: &RootDir, subpath: &Path) -> io::Result<(OwnedFd, Shape)> {
+    let found = root.open_in(subpath, OFlags::PATH, Mode::empty()).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => io::Error::new(error.kind(), format!("\"{}\": not found", rooted(subpath).display())),
+        _ => error,
+    })?;
+    let shape = match FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) {
+        FileType::Directory => Shape::Directory,
+        _ => Shape::File,
+    };
+    Ok((mountns::clone_tree(found)?, shape))
+}
+
+fn read_only_overlay(lowers: &[PathBuf]) -> io::Result<OwnedFd> {
+    let opened: io::Result<Vec<OwnedFd>> = lowers.iter().map(|path| mountns::open_directory(path)).collect();
+    let opened = opened?;
+    let lowers: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
+    mountns::overlay(&lowers, None, MountAttrFlags::MOUNT_ATTR_RDONLY)
+}
+
+/// An overlay whose upper directory nobody keeps; a single file is copied instead.
+fn discard(source: &Source, subpath: &Path, scratch: Option<&Path>, staging: &OwnedFd) -> io::Result<Content> {
+    let (tree, shape) = take(source, subpath, staging)?;
+    let memory = || mountns::new_filesystem("tmpfs", &[("mode", "0700")], MountAttrFlags::empty());
+    let make = |root: &RootDir| match shape {
+        Shape::Directory => overlay_over(&tree, root, staging),
+        Shape::File => copy_of(&tree, root),
+    };
+    let made = match scratch {
+        Some(scratch) => make(&RootDir::open(scratch)?)?,
+        None => on_staging(staging, memory()?, make)?,
+    };
+    Ok(Content::Tree(made, shape))
+}
+
+fn overlay_over(lower: &OwnedFd, scratch: &RootDir, staging: &OwnedFd) -> io::Result<OwnedFd> {
+    let by_fd = |name: &str| -> io::Result<PathBuf> {
+        rustix::fs::mkdirat(scratch.as_fd(), name, Mode::from_raw_mode(0o755))?;
+        Ok(fd_path(scratch.as_fd()).join(name))
+    };
+    let (upper, work) = (by_fd("upper")?, by_fd("work")?);
+    let upper = Upper { upper: &upper, work: &work, volatile: true };
+    // An overlay wants a lower that is mounted somewhere.
+    mountns::attach(lower, staging)?;
+    let made = mountns::overlay(&[lower.as_fd()], Some(upper), MountAttrFlags::empty());
+    mountns::detach(lower)?;
+    made
+}
+
+fn copy_of(tree: &OwnedFd, scratch: &RootDir) -> io::Result<OwnedFd> {
+    let mut from = File::open(fd_path(tree.as_fd()))?;
+    let metadata = from.metadata()?;
+    let (mut to, path) = new_file(scratch)?;
+    io::copy(&mut from, &mut to)?;
+    finish_file(&to, metadata.mode() & 0o7777, (metadata.uid(), metadata.gid()))?;
+    mountns::clone_tree(path)
+}
+
+fn fd_path(fd: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// A file on a tmpfs of its own, as a detached mount; it is gone with the last process of the step.
+fn memory_file(bytes: &[u8], mode: u32, owner: (u32, u32), staging: &OwnedFd) -> io::Result<OwnedFd> {
+    let memory = mountns::new_filesystem("tmpfs", &[("mode", "0700")], MountAttrFlags::empty())?;
+    on_staging(staging, memory, |root| {
+        let (mut file, path) = new_file(root)?;
+        file.write_all(bytes)?;
+        finish_file(&file, mode, owner)?;
+        mountns::clone_tree(path)
+    })
+}
+
+/// A new file to write, and a descriptor to mount it by.
+fn new_file(root: &RootDir) -> io::Result<(File, OwnedFd)> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(root.as_fd(), "file", flags, Mode::RUSR)?;
+    let path = rustix::fs::openat(root.as_fd(), "file", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    Ok((File::from(file), path))
+}
+
+/// Owner first: chown clears the special bits that the mode may set.
+fn finish_file(file: &File, mode: u32, (uid, gid): (u32, u32)) -> io::Result<()> {
+    fchown(file, Some(uid), Some(gid))?;
+    Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
+}
+
+/// Clones can only be taken of what is mounted: `mount` is, on `staging`, while `work` runs.
+fn on_staging<T>(staging: &OwnedFd, mount: OwnedFd, work: impl FnOnce(&RootDir) -> io::Result<T>) -> io::Result<T> {
+    mountns::attach(&mount, staging)?;
+    let root = RootDir::from_fd(mount);
+    let result = work(&root);
+    mountns::detach(root.as_fd())?;
+    result
+}
+
+fn refuse(target: &Path, reason: impl std::fmt::Display) -> InitError {
+    InitError::Mount { target: target.display().to_string(), reason: reason.to_string() }
+}
+
+fn rooted(path: &Path) -> PathBuf {
+    Path::new("/").join(path)
+}
+
+/// The target as words: no `.`, `..` resolved without looking at links, absolute.
+fn clean(path: &Path) -> PathBuf {
+    let mut cleaned = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => cleaned.push(name),
+            Component::ParentDir => {
+                cleaned.pop();
+            }
+            _ => {}
+        }
+    }
+    cleaned
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_cleaned_before_they_are_compared() {
+        for (path, expected) in [("/a/./b/", "/a/b"), ("a/../../b", "/b"), ("/", "/"), ("//x//y", "/x/y")] {
+            assert_eq!(clean(Path::new(path)), Path::new(expected), "{path}");
+        }
+    }
+}

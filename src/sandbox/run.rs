@@ -1,0 +1,209 @@
+//! Runs one step from rbuild's side: starts RUN's init, hands it the spec, passes its output on, learns its end.
+//! Unaware of how the step is isolated.
+
+use std::{
+    io::{self, Read, Write},
+    net::Shutdown,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::{net::UnixStream, process::CommandExt},
+    },
+    process::{Child, Command, ExitStatus},
+    sync::Arc,
+    time::Instant,
+};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+
+use super::{
+    init, oom,
+    outcome::{Exit, Message, RunError},
+    selfexe,
+    spec::{Spec, Stdio},
+    ssh,
+};
+use crate::sys::fdpass;
+
+/// Which stream a piece of output came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Ends running steps from another thread.
+#[derive(Debug, Clone)]
+pub struct Cancel {
+    event: Arc<OwnedFd>,
+}
+
+impl Cancel {
+    /// Nothing cancelled yet.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { event: Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?) })
+    }
+
+    /// Ends all steps that run with this handle, also those that start later.
+    pub fn cancel(&self) {
+        // Full means that it has been cancelled often enough.
+        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+    }
+}
+
+/// Runs a step to its end and hands its output on as it comes.
+pub fn run(spec: &Spec, cancel: Option<&Cancel>, mut output: impl FnMut(Stream, &[u8])) -> Result<Exit, RunError> {
+    let oom_before = oom::kills();
+    let mut spec = spec.clone();
+    // Their sockets and threads live as long as the step.
+    let _proxies = ssh::start_proxies(&mut spec).map_err(RunError::Start)?;
+    let mut step = Step::start(&spec).map_err(RunError::Start)?;
+    let deadline = spec.timeout.map(|timeout| (Instant::now() + timeout, timeout));
+    let mut answer = Vec::new();
+    let mut sources = step.sources();
+    while !sources.is_empty() {
+        let ready = wait(&sources, cancel, deadline.map(|(at, _)| at)).map_err(RunError::Start)?;
+        match ready {
+            Ready::Cancelled => return Err(RunError::Cancelled),
+            Ready::TimedOut => return Err(deadline.map_or(RunError::Cancelled, |(_, timeout)| RunError::TimedOut(timeout))),
+            Ready::Source(index) => {
+                let mut buffer = [0; 65536];
+                match sources[index].read(&mut buffer) {
+                    Ok(0) => drop(sources.swap_remove(index)),
+                    Ok(count) => match sources[index].stream() {
+                        Some(stream) => output(stream, &buffer[..count]),
+                        None => answer.extend_from_slice(&buffer[..count]),
+                    },
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(RunError::Start(error)),
+                }
+            }
+        }
+    }
+    let status = step.wait().map_err(RunError::Start)?;
+    let mut exit = understand(&answer, status)?;
+    exit.out_of_memory = exit.code == 137 && oom::kills() > oom_before;
+    Ok(exit)
+}
+
+/// The first message counts: a program that was never started has told why before its process ended.
+fn understand(answer: &[u8], status: ExitStatus) -> Result<Exit, RunError> {
+    let line = answer.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    match serde_json::from_slice(line) {
+        Ok(Message::Exited(exit)) => Ok(exit),
+        Ok(Message::Failed(error)) => Err(RunError::Init(error)),
+        Err(_) => Err(RunError::Silent(status.to_string())),
+    }
+}
+
+/// RUN's init as a child; dropped early, it and all below it are killed.
+struct Step {
+    child: Child,
+    control: Option<UnixStream>,
+    ended: bool,
+}
+
+impl Step {
+    fn start(spec: &Spec) -> io::Result<Self> {
+        let (control, theirs) = UnixStream::pair()?;
+        let mut command = Command::new(selfexe::path()?);
+        command.arg0("rbuild-init").arg(init::ARGUMENT).env_clear().current_dir("/").stdin(OwnedFd::from(theirs));
+        if spec.stdio == Stdio::Capture {
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        }
+        let child = command.spawn()?;
+        // The command still holds the other end, which would keep the socket open for ever.
+        drop(command);
+        let step = Self { child, control: Some(control), ended: false };
+        step.send(spec)?;
+        Ok(step)
+    }
+
+    fn send(&self, spec: &Spec) -> io::Result<()> {
+        let Some(mut control) = self.control.as_ref() else { return Ok(()) };
+        let text = serde_json::to_vec(spec)?;
+        let stdin = io::stdin();
+        fdpass::send(control, text[0], (spec.stdio == Stdio::Inherit).then(|| stdin.as_fd()))?;
+        control.write_all(&text[1..])?;
+        control.shutdown(Shutdown::Write)
+    }
+
+    fn sources(&mut self) -> Vec<Source> {
+        let out = self.child.stdout.take().map(|pipe| Source::Output(Stream::Stdout, pipe.into()));
+        let err = self.child.stderr.take().map(|pipe| Source::Output(Stream::Stderr, pipe.into()));
+        let control = self.control.take().map(Source::Control);
+        out.into_iter().chain(err).chain(control).collect()
+    }
+
+    fn wait(&mut self) -> io::Result<ExitStatus> {
+        let status = self.child.wait()?;
+        self.ended = true;
+        Ok(status)
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        if !self.ended {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Something that init or the step writes to.
+enum Source {
+    Output(Stream, OwnedFd),
+    Control(UnixStream),
+}
+
+impl Source {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Source::Output(_, fd) => Ok(rustix::io::read(fd, buffer)?),
+            Source::Control(socket) => socket.read(buffer),
+        }
+    }
+
+    fn stream(&self) -> Option<Stream> {
+        match self {
+            Source::Output(stream, _) => Some(*stream),
+            Source::Control(_) => None,
+        }
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Source::Output(_, fd) => fd.as_fd(),
+            Source::Control(socket) => socket.as_fd(),
+        }
+    }
+}
+
+enum Ready {
+    Source(usize),
+    Cancelled,
+    TimedOut,
+}
+
+fn wait(sources: &[Source], cancel: Option<&Cancel>, deadline: Option<Instant>) -> io::Result<Ready> {
+    loop {
+        let mut polled: Vec<PollFd<'_>> = sources.iter().map(|source| PollFd::from_borrowed_fd(source.as_fd(), PollFlags::IN)).collect();
+        polled.extend(cancel.map(|cancel| PollFd::new(&*cancel.event, PollFlags::IN)));
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let left = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
+        match rustix::event::poll(&mut polled, left.as_ref()) {
+            Ok(0) => return Ok(Ready::TimedOut),
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        if polled.get(sources.len()).is_some_and(|event| !event.revents().is_empty()) {
+            return Ok(Ready::Cancelled);
+        }
+        if let Some(index) = polled.iter().position(|source| !source.revents().is_empty()) {
+            return Ok(Ready::Source(index));
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Forking, executing and ending processes. Only single-threaded programs fork into our own code: the helper of
+//! `sandbox::enter` and RUN's init.
+//! Unaware of what the processes are for.
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::{CStr, CString},
+    io,
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    ptr,
+};
+
+use nix::unistd::{ForkResult, Pid};
+
+/// What a process used and how it ended, from `wait4`.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// Which child ended.
+    pub pid: Pid,
+    /// The exit code, when it exited.
+    pub code: Option<i32>,
+    /// The signal, when one ended it.
+    pub signal: Option<i32>,
+    /// Largest resident set of it or of a child it waited for.
+    pub max_rss_kb: u64,
+    /// User time with waited-for children.
+    pub user_us: u64,
+    /// System time with waited-for children.
+    pub system_us: u64,
+}
+
+/// Runs `child` in a copy of this process; the copy ends with the code that it returns.
+/// The caller promises, by calling it, that this process has one thread: `fork_is_safe` checks it.
+pub fn fork(child: impl FnOnce() -> i32) -> io::Result<Pid> {
+    if !fork_is_safe() {
+        return Err(io::Error::other("this process has more than one thread and may not fork"));
+    }
+    // SAFETY: there is one thread (checked above), so the copy has every lock in a known state.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let code = child();
+            exit_now(code)
+        }
+    }
+}
+
+/// Whether this process has only one thread; where /proc does not say, the caller's word is taken.
+fn fork_is_safe() -> bool {
+    std::fs::read_dir("/proc/self/task").map_or(true, |entries| entries.count() == 1)
+}
+
+/// Ends this process without running destructors or exit handlers.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// Waits for a child (`None`: any) and says how it ended.
+pub fn wait_for(pid: Option<Pid>) -> io::Result<Ended> {
+    loop {
+        let mut status = 0;
+        // SAFETY: `rusage` is plain numbers, all zeroes are a valid value.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: both out-pointers are valid for the duration of the call.
+        let found = unsafe { libc::wait4(pid.map_or(-1, Pid::as_raw), &mut status, 0, &mut usage) };
+        if found < 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() == io::ErrorKind::Interrupted {
+                continue;
+            }
+            return Err(error);
+        }
+        let micros = |time: libc::timeval| u64::try_from(i128::from(time.tv_sec) * 1_000_000 + i128::from(time.tv_usec)).unwrap_or(0);
+        return Ok(Ended {
+            pid: Pid::from_raw(found),
+            code: libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)),
+            signal: libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)),
+            max_rss_kb: u64::try_from(usage.ru_maxrss).unwrap_or(0),
+            user_us: micros(usage.ru_utime),
+            system_us: micros(usage.ru_stime),
+        });
+    }
+}
+
+/// Replaces this process; returns only the error.
+pub fn exec(program: &CStr, args: &[CString], env: &[CString]) -> io::Error {
+    match nix::unistd::execve(program, args, env) {
+        Ok(never) => match never {},
+        Err(error) => error.into(),
+    }
+}
+
+/// Marks every descriptor from `first` on to be closed by exec.
+pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
+    let first = libc::c_uint::try_from(first).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: only flags of descriptors change; close_range takes three numbers.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if result == 0 {
+        return Ok(());
+    }
+    // Before Linux 5.11: one by one.
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let Some(fd) = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else { continue };
+        if fd >= 0 && fd.unsigned_abs() >= first {
+            // SAFETY: F_SETFD on a number that may be closed by now is answered with EBADF.
+            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+    Ok(())
+}
+
+/// Puts `fd` at descriptor number `number`, without close-on-exec.
+pub fn place_fd(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
+    // SAFETY: dup2 closes what `number` was before; only RUN's init uses it, for 0, 1 and 2, which nobody owns.
+    if unsafe { libc::dup2(fd.as_raw_fd(), number) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Gives all signals their default action and an empty mask, as a new program expects them.
+pub fn reset_signals() {
+    for number in 1..=64 {
+        // SAFETY: SIG_DFL installs no handler of ours; numbers that can't be changed are refused with EINVAL.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+    // SAFETY: an empty set is made before it is used; the old mask is not asked for.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &set, ptr::null_mut());
+    }
+}

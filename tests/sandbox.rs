@@ -1,0 +1,465 @@
+//! Runs real processes in real sandboxes, as root and as an unprivileged user.
+//!
+//! This program is its own harness: it has to enter the user namespace before there is a second thread, and RUN's init
+//! is a re-execution of it.
+
+use std::{
+    fs,
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt, chown, symlink},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use rbuild::sandbox::{self, Cancel, Exit, Mount, MountKind, Network, RootFs, RunError, Rung, Source, Spec, Stream};
+
+const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\n";
+const GROUP: &str = "root:x:0:\nwheel:x:10:root\nstaff:x:50:app\napp:x:1000:\n";
+
+/// What a case works with: a busybox rootfs as lower, a fresh upper, and a canary outside.
+struct Box {
+    top: tempfile::TempDir,
+}
+
+/// Output and end of a step.
+struct Ran {
+    exit: Exit,
+    stdout: String,
+    stderr: String,
+}
+
+impl Box {
+    fn new() -> Self {
+        let top = tempfile::tempdir().unwrap();
+        let lower = top.path().join("lower");
+        for directory in ["bin", "etc", "tmp", "root", "home/app"] {
+            fs::create_dir_all(lower.join(directory)).unwrap();
+        }
+        fs::set_permissions(lower.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
+        fs::copy("/bin/busybox", lower.join("bin/busybox")).unwrap();
+        let applets = Command::new("/bin/busybox").arg("--list").output().unwrap();
+        for applet in String::from_utf8(applets.stdout).unwrap().lines().filter(|name| *name != "busybox") {
+            symlink("busybox", lower.join("bin").join(applet)).unwrap();
+        }
+        fs::write(lower.join("etc/passwd"), PASSWD).unwrap();
+        fs::write(lower.join("etc/group"), GROUP).unwrap();
+        fs::write(top.path().join("canary"), "outside").unwrap();
+        for directory in ["upper", "work", "source"] {
+            fs::create_dir(top.path().join(directory)).unwrap();
+        }
+        fs::write(top.path().join("source/a.txt"), "a\n").unwrap();
+        Self { top }
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.top.path().join(path)
+    }
+
+    fn spec(&self, script: &str) -> Spec {
+        Spec {
+            rootfs: RootFs::Overlay {
+                lowers: vec![self.path("lower")],
+                upper: self.path("upper"),
+                work: self.path("work"),
+                volatile: false,
+            },
+            args: ["/bin/sh", "-c", script].map(String::from).to_vec(),
+            env: vec![("PATH".into(), "/bin:/usr/bin".into())],
+            network: Network::Host,
+            ..Spec::default()
+        }
+    }
+
+    fn source(&self) -> Source {
+        Source::Directory(self.path("source"))
+    }
+}
+
+fn mount(target: &str, kind: MountKind) -> Mount {
+    Mount { target: target.into(), kind }
+}
+
+fn try_run(spec: &Spec) -> Result<Ran, RunError> {
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let exit = sandbox::run(spec, None, |stream, bytes| match stream {
+        Stream::Stdout => stdout.extend_from_slice(bytes),
+        Stream::Stderr => stderr.extend_from_slice(bytes),
+    })?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok(Ran { exit, stdout: text(stdout), stderr: text(stderr) })
+}
+
+/// Runs a script that has to succeed and returns what it printed.
+fn output(spec: &Spec) -> String {
+    let ran = try_run(spec).unwrap();
+    assert_eq!(ran.exit.code, 0, "stderr: {}", ran.stderr);
+    ran.stdout
+}
+
+fn a_command_runs_and_its_changes_are_in_the_upper_directory_only() {
+    let case = Box::new();
+    assert_eq!(output(&case.spec("echo hi > /made; rm /etc/group; echo done")), "done\n");
+    assert_eq!(fs::read_to_string(case.path("upper/made")).unwrap(), "hi\n");
+    assert!(case.path("lower/etc/group").exists() && !case.path("lower/made").exists());
+    let names: Vec<String> =
+        fs::read_dir(case.path("upper")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(!names.iter().any(|name| ["dev", "proc", "sys"].contains(&name.as_str())), "{names:?}");
+    assert!(!case.path("upper/etc/hosts").exists() && !case.path("upper/etc/resolv.conf").exists());
+}
+
+fn the_exit_code_and_both_streams_are_told() {
+    let case = Box::new();
+    let ran = try_run(&case.spec("echo out; echo err >&2; exit 42")).unwrap();
+    assert_eq!((ran.exit.code, ran.stdout.as_str(), ran.stderr.as_str()), (42, "out\n", "err\n"));
+    let ran = try_run(&case.spec("kill -9 $$")).unwrap();
+    assert_eq!((ran.exit.code, ran.exit.signal), (137, Some(9)));
+    assert_eq!(try_run(&case.spec("nosuchcommand")).unwrap().exit.code, 127);
+}
+
+fn an_unknown_program_or_user_is_a_sentence() {
+    let case = Box::new();
+    let message = |change: &dyn Fn(&mut Spec)| {
+        let mut spec = case.spec("true");
+        change(&mut spec);
+        try_run(&spec).err().unwrap().to_string()
+    };
+    assert_eq!(message(&|spec| spec.args = vec!["nosuch".into()]), "exec: \"nosuch\": executable file not found in $PATH");
+    assert_eq!(message(&|spec| spec.args = vec!["/no/such".into()]), "exec: \"/no/such\": stat /no/such: no such file or directory");
+    assert_eq!(message(&|spec| spec.args = vec!["/etc/passwd".into()]), "exec: \"/etc/passwd\": permission denied");
+    assert_eq!(message(&|spec| spec.user = "nosuch".into()), "unable to find user nosuch: no matching entries in passwd file");
+}
+
+fn the_environment_is_the_one_given_and_home() {
+    let case = Box::new();
+    assert_eq!(output(&case.spec("env | sort | grep -v ^PWD= | grep -v ^SHLVL=")), "HOME=/root\nPATH=/bin:/usr/bin\n");
+    assert_eq!(output(&case.spec("hostname; umask; ulimit -c >/dev/null; cat | wc -c")), "buildkitsandbox\n0022\n0\n");
+    assert_eq!(output(&case.spec("readlink /proc/self; (cat /proc/1/environ) 2>/dev/null; true")).lines().count(), 1);
+}
+
+fn capabilities_are_dockers() {
+    let case = Box::new();
+    let mut spec = case.spec("grep -E '^Cap|^NoNew' /proc/self/status | tr -d '\\t'");
+    let root = "CapInh:0000000000000000\nCapPrm:00000000a80425fb\nCapEff:00000000a80425fb\nCapBnd:00000000a80425fb\nCapAmb:0000000000000000\nNoNewPrivs:0\n";
+    assert_eq!(output(&spec), root);
+    spec.user = "app".into();
+    let none = "CapInh:0000000000000000\nCapPrm:0000000000000000\nCapEff:0000000000000000\nCapBnd:00000000a80425fb\nCapAmb:0000000000000000\nNoNewPrivs:0\n";
+    assert_eq!(output(&spec), none);
+}
+
+fn users_and_their_groups() {
+    let case = Box::new();
+    let id = |user: &str| output(&Spec { user: user.into(), ..case.spec("id; echo > /dev/stdout") });
+    assert_eq!(id(""), "uid=0(root) gid=0(root) groups=0(root),10(wheel)\n\n");
+    assert_eq!(id("app"), "uid=1000(app) gid=1000(app) groups=50(staff),1000(app)\n\n");
+    assert_eq!(id("app:staff"), "uid=1000(app) gid=50(staff) groups=50(staff)\n\n");
+    assert_eq!(id("4242"), "uid=4242 gid=0(root) groups=0(root)\n\n");
+}
+
+fn a_missing_working_directory_is_made_for_the_user() {
+    let case = Box::new();
+    let spec = Spec { cwd: "/srv/deep/er".into(), user: "app".into(), ..case.spec("pwd; touch here; stat -c %u:%g /srv /srv/deep/er") };
+    assert_eq!(output(&spec), "/srv/deep/er\n1000:1000\n1000:1000\n");
+    assert!(case.path("upper/srv/deep/er/here").exists());
+    // CVE-2024-21626: no descriptor of ours is a way out.
+    for number in 0..64 {
+        let spec = Spec { cwd: format!("/proc/self/fd/{number}"), ..case.spec("cat ../../../canary canary; pwd") };
+        if let Ok(ran) = try_run(&spec) {
+            assert!(!ran.stdout.contains("outside"), "{number}: {}", ran.stdout);
+        }
+    }
+}
+
+fn devices_and_kernel_paths() {
+    let case = Box::new();
+    let script = "for d in null zero full random urandom tty; do test -c /dev/$d && echo -n $d' '; done; echo x > /dev/null && \
+        ls -d /dev/fd /dev/stdin /dev/pts /dev/shm | tr '\\n' ' '; df -k /dev/shm | awk 'NR==2{print $2}'; stat -c %a /dev/shm";
+    assert_eq!(output(&case.spec(script)), "null zero full random urandom tty /dev/fd /dev/pts /dev/shm /dev/stdin 65536\n1777\n");
+    let refused = "for f in /proc/sys/kernel/hostname /proc/sysrq-trigger /proc/sys/kernel/core_pattern; do (echo x > $f) 2>/dev/null && echo wrote $f; done; \
+        (mkdir /sys/fs/cgroup/x) 2>/dev/null && echo made; cat /proc/kcore /proc/keys 2>/dev/null | wc -c; ls /sys/firmware | wc -l";
+    assert_eq!(output(&case.spec(refused)), "0\n0\n");
+    assert_eq!(output(&case.spec("ls /proc/self/fd | wc -l")), "4\n");
+}
+
+fn mounts_show_what_they_say_and_leave_no_trace() {
+    let case = Box::new();
+    fs::create_dir(case.path("source/in")).unwrap();
+    let bind = |subpath: &str, read_only| MountKind::Bind { source: case.source(), subpath: subpath.into(), read_only };
+    let secret = MountKind::Secret { bytes: b"s3cret".to_vec(), mode: 0o440, uid: 1000, gid: 50 };
+    let mut spec = case.spec(
+        "cat /m/a.txt; (touch /m/x) 2>/dev/null || echo refused; touch /m/in/x && ls /m/in; cat /new/deep/file; \
+         cat /run/secrets/tok; stat -c ' %a %u:%g' /run/secrets/tok; /dev/pipes/script; stat -c %a /root",
+    );
+    spec.mounts = vec![
+        mount("/m/in", MountKind::Tmpfs { size_bytes: Some(1 << 20) }),
+        mount("/m", bind("", true)),
+        mount("/new/deep/file", bind("/a.txt", true)),
+        mount("/run/secrets/tok", secret),
+        mount("/dev/pipes/script", MountKind::File { bytes: b"#!/bin/sh\necho script\n".to_vec(), mode: 0o755 }),
+        mount("/root", MountKind::Tmpfs { size_bytes: None }),
+    ];
+    assert_eq!(output(&spec), "a\nrefused\nx\na\ns3cret 440 1000:50\nscript\n755\n");
+    assert!(fs::read_dir(case.path("upper")).unwrap().all(|entry| ["etc"].contains(&entry.unwrap().file_name().to_str().unwrap())));
+    assert_eq!(fs::read_dir(case.path("upper/etc")).map_or(0, Iterator::count), 0);
+}
+
+fn writes_to_a_discarded_bind_are_thrown_away() {
+    let case = Box::new();
+    let discard = |subpath: &str, scratch: Option<PathBuf>| MountKind::Discard { source: case.source(), subpath: subpath.into(), scratch };
+    for scratch in [None, Some(case.path("scratch"))] {
+        let _ = fs::create_dir(case.path("scratch"));
+        let mut spec = case.spec("echo changed > /m/a.txt && touch /m/new && cat /m/a.txt");
+        spec.mounts = vec![mount("/m", discard("", scratch))];
+        assert_eq!(output(&spec), "changed\n");
+    }
+    let mut spec = case.spec("echo changed > /f && cat /f");
+    spec.mounts = vec![mount("/f", discard("a.txt", None))];
+    assert_eq!(output(&spec), "changed\n");
+    assert_eq!(fs::read_to_string(case.path("source/a.txt")).unwrap(), "a\n");
+    assert_eq!(fs::read_dir(case.path("source")).unwrap().count(), 1);
+}
+
+fn a_bind_of_layers_is_their_union() {
+    let case = Box::new();
+    fs::create_dir(case.path("second")).unwrap();
+    fs::write(case.path("second/b.txt"), "b\n").unwrap();
+    let source = Source::Overlay(vec![case.path("second"), case.path("source")]);
+    let mut spec = case.spec("cat /m/a.txt /m/b.txt /b");
+    spec.mounts = vec![
+        mount("/m", MountKind::Bind { source: source.clone(), subpath: "/".into(), read_only: true }),
+        mount("/b", MountKind::Bind { source, subpath: "b.txt".into(), read_only: true }),
+    ];
+    assert_eq!(output(&spec), "a\nb\nb\n");
+}
+
+fn sources_and_targets_stay_in_their_trees() {
+    let case = Box::new();
+    symlink("/", case.path("source/root")).unwrap();
+    symlink("../canary", case.path("source/up")).unwrap();
+    symlink(case.path(""), case.path("lower/host")).unwrap();
+    let bind = |subpath: &str| MountKind::Bind { source: case.source(), subpath: subpath.into(), read_only: false };
+    // CVE-2024-1753: a source that is a link to / means the root of its own tree.
+    let mut spec = case.spec("ls /m; echo x > /host/below/made");
+    spec.mounts = vec![mount("/m", bind("root")), mount("/host/below", MountKind::Tmpfs { size_bytes: None })];
+    assert_eq!(output(&spec), "a.txt\nroot\nup\n");
+    assert!(!case.path("below").exists());
+    let mut spec = case.spec("true");
+    spec.mounts = vec![mount("/m", bind("../canary"))];
+    assert_eq!(try_run(&spec).err().unwrap().to_string(), "cannot mount /m: \"/../canary\": not found");
+    spec.mounts = vec![mount("/proc/sys", bind(""))];
+    assert!(try_run(&spec).err().unwrap().to_string().contains("cannot mount /proc/sys: "));
+    spec.mounts = vec![mount("/x/..", bind(""))];
+    assert_eq!(try_run(&spec).err().unwrap().to_string(), "cannot mount /: invalid mount target");
+}
+
+fn a_process_left_behind_ends_with_the_step() {
+    let case = Box::new();
+    let started = Instant::now();
+    output(&case.spec("setsid sh -c '(sleep 30; echo late > /late) & (sleep 30 &)' & sleep 0.2; true"));
+    assert!(started.elapsed() < Duration::from_secs(10));
+    assert!(!case.path("upper/late").exists());
+}
+
+fn a_step_can_be_timed_out_and_cancelled() {
+    let case = Box::new();
+    let spec = Spec { timeout: Some(Duration::from_millis(200)), ..case.spec("sleep 60") };
+    assert!(matches!(try_run(&spec), Err(RunError::TimedOut(_))));
+    let cancel = Cancel::new().unwrap();
+    let other = cancel.clone();
+    let result = sandbox::run(&case.spec("echo ready; sleep 60"), Some(&cancel), |_, _| other.cancel());
+    assert!(matches!(result, Err(RunError::Cancelled)));
+}
+
+fn no_network_means_loopback_only() {
+    let case = Box::new();
+    let spec = Spec { network: Network::None, ..case.spec("ls /sys/class/net; ping -c 1 -W 1 127.0.0.1 > /dev/null && echo up") };
+    assert_eq!(output(&spec), "lo\nup\n");
+}
+
+fn the_host_is_out_of_reach() {
+    let case = Box::new();
+    let canary = case.path("canary");
+    let script = format!(
+        "cat {} /proc/1/root{} /proc/1/cwd/canary 2>/dev/null; ls /proc | grep -c '^[0-9]'; kill -9 1; echo alive",
+        canary.display(),
+        canary.display()
+    );
+    let text = output(&case.spec(&script));
+    assert!(!text.contains("outside") && text.ends_with("alive\n"), "{text}");
+    assert!(text.lines().next().unwrap().parse::<u32>().unwrap() <= 5, "{text}");
+    let ran = try_run(&case.spec("echo x >> /proc/1/exe; cp /bin/true /proc/1/exe; readlink /proc/1/exe")).unwrap();
+    assert!(!ran.stdout.contains("sandbox"), "{}", ran.stdout);
+}
+
+fn an_ssh_socket_is_the_users_own_and_leads_to_the_agent() {
+    use std::{
+        io::{Read, Write},
+        os::unix::net::{UnixListener, UnixStream},
+    };
+    let case = Box::new();
+    let agent = UnixListener::bind(case.path("agent")).unwrap();
+    let answering = std::thread::spawn(move || {
+        let mut client = agent.accept().unwrap().0;
+        let mut question = [0; 5];
+        client.read_exact(&mut question).unwrap();
+        client.write_all(b"yes").unwrap();
+        question
+    });
+    // The other end of a shared directory tells where the socket is: the step only waits until it has been tried.
+    let mut spec = case.spec("stat -c '%a %u:%g' /run/agent.0; test -S /run/agent.0; echo; while ! test -e /m/tried; do sleep 0.01; done");
+    spec.user = "app".into();
+    let bind = MountKind::Bind { source: case.source(), subpath: "".into(), read_only: true };
+    let ssh = MountKind::Ssh { agent: case.path("agent"), mode: 0o600, uid: 1000, gid: 1000 };
+    spec.mounts = vec![mount("/m", bind), mount("/run/agent.0", ssh)];
+    let mut text = String::new();
+    sandbox::run(&spec, None, |_, bytes| {
+        text.push_str(&String::from_utf8_lossy(bytes));
+        if text.ends_with("\n\n") {
+            let proxy = fs::read_dir(std::env::temp_dir()).unwrap().map(|entry| entry.unwrap().path());
+            let proxy = proxy.filter(|path| path.to_string_lossy().contains("rbuild-ssh-") && path.join("agent").exists());
+            let mut client = UnixStream::connect(proxy.last().unwrap().join("agent")).unwrap();
+            client.write_all(b"hello").unwrap();
+            let mut answer = [0; 3];
+            client.read_exact(&mut answer).unwrap();
+            assert_eq!(&answer, b"yes");
+            fs::write(case.path("source/tried"), "").unwrap();
+        }
+    })
+    .unwrap();
+    assert_eq!(text, "600 1000:1000\n\n");
+    assert_eq!(&answering.join().unwrap(), b"hello");
+}
+
+fn a_directory_can_be_the_root_and_layers_may_be_many() {
+    let case = Box::new();
+    let spec = Spec { rootfs: RootFs::Directory(case.path("lower")), ..case.spec("echo x > /made; ls /dev | wc -l") };
+    output(&spec);
+    assert!(case.path("lower/made").exists() && !case.path("lower/proc").exists());
+    let mut lowers = vec![];
+    for number in 0..120 {
+        let layer = case.path(&format!("layers/{}/{number}", "long-name-".repeat(15)));
+        fs::create_dir_all(&layer).unwrap();
+        fs::write(layer.join(format!("f{number}")), "").unwrap();
+        lowers.push(layer);
+    }
+    lowers.push(case.path("lower"));
+    let rootfs = RootFs::Overlay { lowers, upper: case.path("upper"), work: case.path("work"), volatile: true };
+    assert_eq!(output(&Spec { rootfs, ..case.spec("ls / | grep -c '^f'") }), "120\n");
+}
+
+fn owners_inside_are_real() {
+    let case = Box::new();
+    let script = "touch /a /s && chown 1000:50 /a && chmod 4755 /s && mkfifo /p && stat -c '%u:%g' /a && stat -c %a /s";
+    assert_eq!(output(&case.spec(script)), "1000:50\n4755\n");
+    let metadata = fs::metadata(case.path("upper/a")).unwrap();
+    assert_eq!((metadata.uid(), metadata.gid()), (1000, 50));
+    chown(case.path("upper/a"), Some(70), Some(71)).unwrap();
+}
+
+/// Time that a step costs beyond its command.
+fn overhead() {
+    let case = Box::new();
+    let spec = Spec { args: vec!["/bin/true".into()], ..case.spec("") };
+    let mut times: Vec<Duration> = (0..20)
+        .map(|_| {
+            let started = Instant::now();
+            try_run(&spec).unwrap();
+            started.elapsed()
+        })
+        .collect();
+    times.sort();
+    println!("    a step of /bin/true: median {:?}, best {:?}", times[10], times[0]);
+}
+
+type Case = (&'static str, fn());
+
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => { &[$((stringify!($name), $name as fn())),*] };
+}
+
+const CASES: &[Case] = cases![
+    a_command_runs_and_its_changes_are_in_the_upper_directory_only,
+    the_exit_code_and_both_streams_are_told,
+    an_unknown_program_or_user_is_a_sentence,
+    the_environment_is_the_one_given_and_home,
+    capabilities_are_dockers,
+    users_and_their_groups,
+    a_missing_working_directory_is_made_for_the_user,
+    devices_and_kernel_paths,
+    mounts_show_what_they_say_and_leave_no_trace,
+    writes_to_a_discarded_bind_are_thrown_away,
+    a_bind_of_layers_is_their_union,
+    sources_and_targets_stay_in_their_trees,
+    a_process_left_behind_ends_with_the_step,
+    a_step_can_be_timed_out_and_cancelled,
+    no_network_means_loopback_only,
+    the_host_is_out_of_reach,
+    an_ssh_socket_is_the_users_own_and_leads_to_the_agent,
+    a_directory_can_be_the_root_and_layers_may_be_many,
+    owners_inside_are_real,
+    overhead,
+];
+
+/// Runs the cases as whoever we are; with `AS_USER` set this is the second round.
+fn run_cases(filter: Option<&str>) -> i32 {
+    let who = if rustix::process::geteuid().is_root() { "root" } else { "a user" };
+    let started = Instant::now();
+    let entered = sandbox::enter(&sandbox::Options::default()).unwrap();
+    println!("as {who}: rung {}, {} ids, entered in {:?} {:?}", entered.rung, entered.ids, started.elapsed(), entered.reason);
+    if entered.rung != Rung::Full {
+        println!("  skipped: {:?}", entered.reason);
+        return 0;
+    }
+    let mut failed = 0;
+    for (name, case) in CASES.iter().filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter))) {
+        let result = std::panic::catch_unwind(case);
+        println!("  {name} .. {}", if result.is_ok() { "ok" } else { "FAILED" });
+        failed += i32::from(result.is_err());
+    }
+    failed
+}
+
+/// Does it all again as a user with subordinate ids, where there is such a user or one can be made.
+fn again_as_user(filter: Option<&str>) -> i32 {
+    const NAME: &str = "rbuild-test";
+    if !rustix::process::geteuid().is_root() {
+        return 0;
+    }
+    let passwd = || fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let find = |text: &str| text.lines().find(|line| line.starts_with(&format!("{NAME}:"))).map(str::to_owned);
+    if find(&passwd()).is_none() {
+        let _ = Command::new("useradd").args(["--no-create-home", "--add-subids-for-system", "--system", NAME]).status();
+    }
+    let Some(entry) = find(&passwd()) else {
+        println!("as a user: skipped, no user {NAME} and none can be made");
+        return 0;
+    };
+    let mut fields = entry.split(':').skip(2).map(|field| field.parse::<u32>());
+    let (Some(Ok(uid)), Some(Ok(gid))) = (fields.next(), fields.next()) else { return 1 };
+    // The program's own directory may be closed to the user.
+    let home = tempfile::tempdir().unwrap();
+    let program = home.path().join("sandbox-tests");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(program);
+    command.args(filter).uid(uid).gid(gid).current_dir("/");
+    command.status().unwrap().code().unwrap_or(1)
+}
+
+fn main() {
+    sandbox::init_if_asked();
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.iter().any(|arg| arg == "--list") {
+        return;
+    }
+    if !Path::new("/bin/busybox").exists() {
+        println!("skipped: no /bin/busybox");
+        return;
+    }
+    let filter = args.iter().find(|arg| !arg.starts_with('-')).map(String::as_str);
+    // The user's round first: after entering, this process can no longer become that user.
+    let failed = again_as_user(filter) + run_cases(filter);
+    std::process::exit(i32::from(failed > 0));
+}
