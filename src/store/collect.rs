@@ -280,8 +280,7 @@ mod tests {
         put_named(&store, "app", b"named");
         put_snapshot(&store, "s", 10);
         store.new_build_log().unwrap().write_report(b"{}").unwrap();
-        let key = crate::sys::stat_cache::StatKey { device: 1, inode: 1, size: 1, mtime_ns: 1, ctime_ns: 1 };
-        crate::sys::stat_cache::StatCache::record(&store.stat_cache("x"), &[(key, crate::sys::stat_cache::FileDigest([0; 32]))]);
+        store.save_stat_cache("x", &[]).unwrap();
         let mount = store.cache_mount::<StoreError>("id", CacheSharing::Shared, |_| Ok(()), || ()).unwrap();
         fs::write(mount.path().join("file"), "x").unwrap();
         drop((mount, store));

@@ -65,7 +65,7 @@ use lease::HeldLeases;
 pub use lease::{Lease, LeaseKind};
 pub use memory::Remembered;
 pub use snapshot::{SnapshotDraft, SnapshotId};
-pub use stat_cache::StoredStatCache;
+pub use stat_cache::StatRow;
 pub use step::{FactsRecord, StepRecord};
 pub use usage::{Object, ObjectKind, Usage};
 
