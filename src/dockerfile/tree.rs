@@ -30,7 +30,7 @@ pub struct Dockerfile {
     pub global_args: Vec<Instruction>,
     /// In the order of the file; never empty.
     pub stages: Vec<Stage>,
-    /// What the parser noticed and let pass (empty continuation lines): 1-based line numbers.
+    /// What the parser noticed and let pass: the first empty line within each continued instruction, 1-based.
     pub empty_continuation_lines: Vec<usize>,
 }
 
@@ -91,14 +91,16 @@ pub enum InstructionKind {
     Copy(CopyInstruction),
     Entrypoint(CommandLine),
     Env(KeyValues),
+    /// Sorted, as they count.
     Expose(Vec<Word>),
     Healthcheck(Healthcheck),
     Label(KeyValues),
     Maintainer(Word),
     /// The trigger's text as stored in the config (heredoc bodies included), and its tree.
+    /// None when the text is no instruction: only the build that it fires in complains.
     Onbuild {
         trigger: String,
-        instruction: Box<Instruction>,
+        instruction: Option<Box<Instruction>>,
     },
     Run(RunInstruction),
     Shell(Vec<String>),
