@@ -11,6 +11,7 @@ mod image;
 mod manifest;
 mod platform;
 mod reference;
+pub mod tar;
 
 pub use checksum::{Checksum, ChecksumError, ChecksumHasher};
 pub use config::{ContainerConfig, Empty, HealthConfig, History, ImageConfig, RootFs};

@@ -29,7 +29,10 @@ use super::{
     disk::{self, Device},
     implied,
 };
-use crate::sys::{remove, root::RootDir};
+use crate::{
+    oci::tar::ArchiveError,
+    sys::{remove, root::RootDir},
+};
 
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
 const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";
@@ -354,7 +357,7 @@ pub(super) fn clean(path: &[u8]) -> PathBuf {
 fn content_error(error: io::Error, path: &Path) -> Error {
     match error.raw_os_error() {
         Some(_) => Error::Io { action: "write", path: path.to_owned(), source: error },
-        None => Error::Read(error),
+        None => Error::Archive(ArchiveError::Read(error)),
     }
 }
 

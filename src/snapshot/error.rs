@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::oci::tar::ArchiveError;
+
 /// An error of this room.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -19,20 +21,12 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The archive's bytes could not be had: the stream broke off, or its compression is damaged.
-    #[error("cannot read the archive")]
-    Read(#[source] io::Error),
+    /// The archive's bytes could not be had, or it asks for something that is refused.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// The layer's bytes could not be put where they belong.
     #[error("cannot write the layer")]
     Write(#[source] io::Error),
-    /// The archive is damaged, or asks for something that is refused.
-    #[error("bad archive{}: {problem}", place(entry))]
-    Archive {
-        /// The entry's name, empty where there is none.
-        entry: String,
-        /// A sentence.
-        problem: String,
-    },
     /// A file changed while it was read into a layer.
     #[error("{} changed while it was read: {found} bytes, it had {expected}", path.display())]
     Changed {
@@ -62,10 +56,6 @@ impl Error {
 
     /// An archive's entry that is refused.
     pub fn archive(entry: &[u8], problem: impl Into<String>) -> Error {
-        Error::Archive { entry: String::from_utf8_lossy(entry).into_owned(), problem: problem.into() }
+        ArchiveError::archive(entry, problem).into()
     }
-}
-
-fn place(entry: &str) -> String {
-    if entry.is_empty() { String::new() } else { format!(", entry `{}`", entry.escape_debug()) }
 }

@@ -3,7 +3,6 @@
 mod apply;
 mod compress;
 mod copy_up;
-mod decompress;
 mod diff;
 mod disk;
 mod error;
@@ -11,22 +10,19 @@ mod flatten;
 mod implied;
 mod layer_writer;
 mod merged;
-mod pax;
 mod snapshotter;
-mod tar_reader;
 mod tar_writer;
 mod write_layer;
 
+pub use crate::oci::tar::{Decompressed, Encoding, Entry, EntryKind, Limits, TarReader, Timestamp, decompress};
 pub use apply::{ApplyOptions, ApplyReport, Ownership, apply_layer};
 pub use compress::{CompressPool, Compression};
-pub use decompress::{Decompressed, Encoding, decompress};
 pub use diff::{Change, ChangeKind, diff_overlay, diff_trees};
 pub use error::Error;
 pub use flatten::{copy_merged, write_merged};
 pub use layer_writer::{LayerBlob, LayerWriter};
 pub use merged::MergedDir;
 pub use snapshotter::{Native, Overlay, Root, Snapshotter, inherit_root};
-pub use tar_reader::{Entry, EntryKind, Limits, TarReader, Timestamp};
 pub use tar_writer::TarWriter;
 pub use write_layer::{LayerStats, TimestampPolicy, write_layer};
 #[cfg(test)]

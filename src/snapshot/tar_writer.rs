@@ -6,7 +6,8 @@
 
 use std::io::{self, Read, Write};
 
-use super::{Entry, EntryKind, pax};
+use super::{Entry, EntryKind};
+use crate::oci::tar::pax;
 
 const BLOCK_SIZE: usize = 512;
 const NAME_SIZE: usize = 100;

@@ -17,7 +17,7 @@ use tar_core::{
     parse::{ParseEvent, ParsedEntry, Parser},
 };
 
-use super::{Error, pax};
+use super::{ArchiveError as Error, pax};
 
 const BLOCK_SIZE: usize = 512;
 const BUFFER_SIZE: usize = 256 * 1024;
