@@ -5,7 +5,6 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     fs::File,
     io,
     sync::{
@@ -14,24 +13,39 @@ use std::{
     },
 };
 
-use crate::sys::stat_cache::{FileDigest, StatCache, StatKey, now_ns};
+use crate::sys::stat_key::{StatKey, now_ns};
 
-/// Bytes read at a time.
-const BUFFER_BYTES: u64 = 1 << 20;
+/// BLAKE3 of a file's bytes. Local only: never part of an image.
+pub type FileDigest = [u8; 32];
+
+/// From this size on, hashing maps the file and uses all processors.
+const PARALLEL_FROM_BYTES: u64 = 1 << 20;
+
+/// Rows of files that this build did not ask for are kept up to this many, and as many again as it did ask for.
+const UNSEEN_ROWS: usize = 100_000;
 
 /// A memory of digests and what this build adds to it. Shared by the threads of a build.
-pub struct FileDigests<'a> {
-    cache: &'a dyn StatCache,
-    /// Whether times on a device can be believed.
-    devices: Mutex<HashMap<u64, bool>>,
+#[derive(Debug)]
+pub struct FileDigests {
+    state: Mutex<State>,
     hits: AtomicU64,
     bytes_read: AtomicU64,
 }
 
-impl fmt::Debug for FileDigests<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("FileDigests").field("counts", &self.counts()).finish_non_exhaustive()
-    }
+#[derive(Debug, Default)]
+struct State {
+    /// By device and inode: a file has one state at a time.
+    rows: HashMap<(u64, u64), Row>,
+    /// Whether times on a device can be believed.
+    devices: HashMap<u64, bool>,
+    changed: bool,
+}
+
+#[derive(Debug)]
+struct Row {
+    key: StatKey,
+    digest: FileDigest,
+    seen: bool,
 }
 
 /// What the memory was worth.
@@ -43,15 +57,17 @@ pub struct DigestCounts {
     pub bytes_read: u64,
 }
 
-impl<'a> FileDigests<'a> {
-    /// Asks `cache`, and tells it what it did not know.
-    pub fn new(cache: &'a dyn StatCache) -> Self {
-        Self { cache, devices: Mutex::default(), hits: AtomicU64::new(0), bytes_read: AtomicU64::new(0) }
+impl FileDigests {
+    /// Starts with what an earlier build remembered.
+    pub fn new(rows: impl IntoIterator<Item = (StatKey, FileDigest)>) -> Self {
+        let rows = rows.into_iter().map(|(key, digest)| ((key.device, key.inode), Row { key, digest, seen: false })).collect();
+        let state = State { rows, ..State::default() };
+        Self { state: Mutex::new(state), hits: AtomicU64::new(0), bytes_read: AtomicU64::new(0) }
     }
 
     /// The digest of the file that `key` was taken from; `open` is called only when it has to be read.
     pub fn digest(&self, key: StatKey, open: &dyn Fn() -> io::Result<File>) -> io::Result<FileDigest> {
-        if let [Some(digest)] = self.cache.lookup(&[key])[..] {
+        if let Some(digest) = self.remembered(key) {
             self.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(digest);
         }
@@ -61,8 +77,8 @@ impl<'a> FileDigests<'a> {
         let (digest, size) = hash(&mut file, before.size)?;
         self.bytes_read.fetch_add(size, Ordering::Relaxed);
         let after = StatKey::of(&rustix::fs::fstat(&file)?);
-        if before == after && size == after.size && after.rested_at(begun_ns) && self.is_believable(after.device, &file) {
-            self.cache.record(&[(after, digest)]);
+        if before == after && size == after.size && after.rested_at(begun_ns) {
+            self.remember(after, digest, &file);
         }
         Ok(digest)
     }
@@ -72,18 +88,42 @@ impl<'a> FileDigests<'a> {
         DigestCounts { hits: self.hits.load(Ordering::Relaxed), bytes_read: self.bytes_read.load(Ordering::Relaxed) }
     }
 
-    fn is_believable(&self, device: u64, file: &File) -> bool {
-        *self.devices.lock().expect("nothing panics while it holds the lock").entry(device).or_insert_with(|| has_own_clock(file))
+    /// What the next build should start with, ordered; None when nothing is new.
+    pub fn into_rows(self) -> Option<Vec<(StatKey, FileDigest)>> {
+        let state = self.state.into_inner().expect("no thread panics while it holds the memory");
+        let seen = state.rows.values().filter(|row| row.seen).count();
+        let keeps_unseen = state.rows.len() - seen <= seen + UNSEEN_ROWS;
+        if !state.changed && keeps_unseen {
+            return None;
+        }
+        let mut rows: Vec<_> = state.rows.into_values().filter(|row| row.seen || keeps_unseen).map(|row| (row.key, row.digest)).collect();
+        rows.sort_unstable_by_key(|(key, _)| *key);
+        Some(rows)
+    }
+
+    fn remembered(&self, key: StatKey) -> Option<FileDigest> {
+        let mut state = self.state.lock().expect("no thread panics while it holds the memory");
+        let row = state.rows.get_mut(&(key.device, key.inode)).filter(|row| row.key == key)?;
+        row.seen = true;
+        Some(row.digest)
+    }
+
+    fn remember(&self, key: StatKey, digest: FileDigest, file: &File) {
+        let mut state = self.state.lock().expect("no thread panics while it holds the memory");
+        if *state.devices.entry(key.device).or_insert_with(|| has_own_clock(file)) {
+            state.rows.insert((key.device, key.inode), Row { key, digest, seen: true });
+            state.changed = true;
+        }
     }
 }
 
 /// Reads to the end; gives the number of bytes too, for a file that grows meanwhile.
 fn hash(file: &mut File, size: u64) -> io::Result<(FileDigest, u64)> {
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; usize::try_from(size.clamp(1, BUFFER_BYTES)).expect("at most a megabyte") + 1];
+    let mut buffer = vec![0; usize::try_from(size.clamp(1, PARALLEL_FROM_BYTES)).expect("at most a megabyte") + 1];
     loop {
         match io::Read::read(file, &mut buffer) {
-            Ok(0) => return Ok((FileDigest(*hasher.finalize().as_bytes()), hasher.count())),
+            Ok(0) => return Ok((*hasher.finalize().as_bytes(), hasher.count())),
             Ok(count) => hasher.update(&buffer[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
@@ -104,38 +144,18 @@ mod tests {
     use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 
     use super::*;
-    use crate::sys::stat_cache::RACY_WINDOW_NS;
-
-    /// A memory in memory.
-    #[derive(Default)]
-    struct Memory(Mutex<HashMap<StatKey, FileDigest>>);
-
-    impl Memory {
-        fn with(key: StatKey, digest: FileDigest) -> Self {
-            Self(Mutex::new(HashMap::from([(key, digest)])))
-        }
-    }
-
-    impl StatCache for Memory {
-        fn lookup(&self, keys: &[StatKey]) -> Vec<Option<FileDigest>> {
-            keys.iter().map(|key| self.0.lock().unwrap().get(key).copied()).collect()
-        }
-
-        fn record(&self, entries: &[(StatKey, FileDigest)]) {
-            self.0.lock().unwrap().extend(entries.iter().copied());
-        }
-    }
+    use crate::sys::stat_key::RACY_WINDOW_NS;
 
     fn key(path: &Path) -> StatKey {
         StatKey::of(&rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).unwrap())
     }
 
-    fn digest(memory: &Memory, path: &Path) -> FileDigest {
-        FileDigests::new(memory).digest(key(path), &|| File::open(path)).unwrap()
+    fn digest(digests: &FileDigests, path: &Path) -> FileDigest {
+        digests.digest(key(path), &|| File::open(path)).unwrap()
     }
 
     fn of(text: &str) -> FileDigest {
-        FileDigest(*blake3::hash(text.as_bytes()).as_bytes())
+        *blake3::hash(text.as_bytes()).as_bytes()
     }
 
     fn set_mtime(path: &Path, seconds: i64) {
@@ -144,8 +164,8 @@ mod tests {
     }
 
     /// A memory that holds what a build after the racy window would have remembered.
-    fn rested(path: &Path, text: &str) -> Memory {
-        Memory::with(key(path), of(text))
+    fn rested(path: &Path, text: &str) -> FileDigests {
+        FileDigests::new([(key(path), of(text))])
     }
 
     #[test]
@@ -153,11 +173,11 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         let path = top.path().join("f");
         fs::write(&path, "one").unwrap();
-        let memory = rested(&path, "one");
-        let digests = FileDigests::new(&memory);
+        let digests = rested(&path, "one");
         let found = digests.digest(key(&path), &|| panic!("opened a file that is remembered")).unwrap();
         assert_eq!(found, of("one"));
         assert_eq!(digests.counts(), DigestCounts { hits: 1, bytes_read: 0 });
+        assert!(digests.into_rows().is_none(), "nothing new to save");
     }
 
     #[test]
@@ -167,9 +187,11 @@ mod tests {
         fs::write(&path, "one").unwrap();
         // An old mtime is no proof of rest: the ctime tells.
         set_mtime(&path, 1_000_000_000);
-        let memory = Memory::default();
-        assert_eq!(digest(&memory, &path), of("one"));
-        assert!(memory.0.into_inner().unwrap().is_empty());
+        let digests = FileDigests::new([]);
+        assert_eq!(digest(&digests, &path), of("one"));
+        assert_eq!(digest(&digests, &path), of("one"));
+        assert_eq!(digests.counts(), DigestCounts { hits: 0, bytes_read: 6 });
+        assert!(digests.into_rows().is_none());
     }
 
     #[test]
@@ -181,12 +203,11 @@ mod tests {
         while !key(&path).rested_at(now_ns()) {
             std::thread::sleep(std::time::Duration::from_nanos(RACY_WINDOW_NS as u64 / 20));
         }
-        let memory = Memory::default();
-        let digests = FileDigests::new(&memory);
-        for _ in 0..2 {
-            assert_eq!(digests.digest(key(&path), &|| File::open(&path)).unwrap(), of("one"));
-        }
+        let digests = FileDigests::new([]);
+        assert_eq!(digest(&digests, &path), of("one"));
+        assert_eq!(digest(&digests, &path), of("one"));
         assert_eq!(digests.counts(), DigestCounts { hits: 1, bytes_read: 3 });
+        assert_eq!(digests.into_rows().unwrap(), [(key(&path), of("one"))]);
     }
 
     /// moby/buildkit#4950, #4817, #2592: same size and same mtime, other content.
@@ -196,12 +217,12 @@ mod tests {
         let path = top.path().join("f");
         fs::write(&path, "one").unwrap();
         set_mtime(&path, 1_000_000_000);
-        let memory = rested(&path, "one");
+        let digests = rested(&path, "one");
         let inode = fs::metadata(&path).unwrap().ino();
         fs::write(&path, "two").unwrap();
         set_mtime(&path, 1_000_000_000);
         assert_eq!(fs::metadata(&path).unwrap().ino(), inode, "written in place");
-        assert_eq!(digest(&memory, &path), of("two"));
+        assert_eq!(digest(&digests, &path), of("two"));
     }
 
     /// moby/buildkit#4950: two checkouts whose files agree in size and mtime.
@@ -213,8 +234,8 @@ mod tests {
         fs::write(&second, "two").unwrap();
         set_mtime(&first, 1_000_000_000);
         set_mtime(&second, 1_000_000_000);
-        let memory = rested(&first, "one");
-        assert_eq!(digest(&memory, &second), of("two"));
+        let digests = rested(&first, "one");
+        assert_eq!(digest(&digests, &second), of("two"));
     }
 
     #[test]
@@ -225,9 +246,9 @@ mod tests {
         fs::write(&other, "two").unwrap();
         set_mtime(&path, 1_000_000_000);
         set_mtime(&other, 1_000_000_000);
-        let memory = rested(&path, "one");
+        let digests = rested(&path, "one");
         fs::rename(&other, &path).unwrap();
-        assert_eq!(digest(&memory, &path), of("two"));
+        assert_eq!(digest(&digests, &path), of("two"));
     }
 
     #[test]
@@ -244,8 +265,17 @@ mod tests {
             StatKey { ctime_ns: right.ctime_ns + 1, ..right },
         ];
         for remembered in wrong {
-            let memory = Memory::with(remembered, of("lie"));
-            assert_eq!(digest(&memory, &path), of("truth"), "{remembered:?}");
+            let digests = FileDigests::new([(remembered, of("lie"))]);
+            assert_eq!(digest(&digests, &path), of("truth"), "{remembered:?}");
         }
+    }
+
+    #[test]
+    fn rows_of_files_not_asked_for_are_kept_within_bounds() {
+        let row = |inode| (StatKey { device: 1, inode, size: 0, mtime_ns: 0, ctime_ns: 0 }, [0; 32]);
+        let few = FileDigests::new((0..10).map(row));
+        assert!(few.into_rows().is_none());
+        let many = FileDigests::new((0..UNSEEN_ROWS as u64 + 10).map(row));
+        assert_eq!(many.into_rows().unwrap(), []);
     }
 }

@@ -9,6 +9,6 @@ mod redact;
 mod testing;
 
 pub use error::ContextError;
-pub use file_digests::{DigestCounts, FileDigests};
+pub use file_digests::{DigestCounts, FileDigest, FileDigests};
 pub use local::{DockerfileSource, LocalContext, SourceText, read_dockerfile_in};
 pub use redact::redact_url;

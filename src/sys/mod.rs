@@ -8,5 +8,5 @@ pub mod mountns;
 pub mod process;
 pub mod remove;
 pub mod root;
-pub mod stat_cache;
+pub mod stat_key;
 pub mod walk;

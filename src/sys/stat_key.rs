@@ -1,8 +1,8 @@
-//! A regular file as the kernel describes it, and the shape of a memory of digests by that description.
+//! A regular file's state as the kernel describes it, to remember its digest by.
 //!
 //! A digest may be taken from memory only when device, inode, size, mtime and ctime are all equal, and when the file had
 //! rested before it was hashed (git's rule for its index): two writes within one tick of the clock look the same, so a
-//! digest of a file touched a moment ago is never remembered. Unaware of where the memory lives and of what is built.
+//! digest of a file touched a moment ago is never remembered. Unaware of digests and of where they are kept.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -45,30 +45,6 @@ impl StatKey {
 
 /// Two seconds: the coarsest clock among file systems that people build from (vfat).
 pub const RACY_WINDOW_NS: i64 = 2_000_000_000;
-
-/// BLAKE3 of a file's bytes. Local only: never part of an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FileDigest(pub [u8; 32]);
-
-/// A memory of digests. Failing is the same as not knowing: a cache must never fail a build.
-pub trait StatCache: Send + Sync {
-    /// One answer for each key, in order.
-    fn lookup(&self, keys: &[StatKey]) -> Vec<Option<FileDigest>>;
-    /// Takes digests of files that had rested when they were hashed.
-    fn record(&self, entries: &[(StatKey, FileDigest)]);
-}
-
-/// Remembers nothing.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoStatCache;
-
-impl StatCache for NoStatCache {
-    fn lookup(&self, keys: &[StatKey]) -> Vec<Option<FileDigest>> {
-        vec![None; keys.len()]
-    }
-
-    fn record(&self, _entries: &[(StatKey, FileDigest)]) {}
-}
 
 /// The clock that file times are compared with.
 pub fn now_ns() -> i64 {
