@@ -358,6 +358,24 @@ fn owners_inside_are_real() {
     chown(case.path("upper/a"), Some(70), Some(71)).unwrap();
 }
 
+fn what_a_build_has_no_business_with_is_refused() {
+    let case = Box::new();
+    let script = "unshare -U true 2>/dev/null && echo user; unshare -m true 2>/dev/null && echo mount; mount -t tmpfs x /tmp 2>/dev/null && echo mounted; \
+        umount /proc/sys 2>/dev/null && echo uncovered; grep Seccomp: /proc/self/status | tr -d '\\t'; chroot / true && echo chroot";
+    assert_eq!(output(&case.spec(script)), "Seccomp:2\nchroot\n");
+    let python = "import socket,ctypes\nfor family in (38, 40):\n  try: socket.socket(family, 5, 0); print('open', family)\n  except OSError as e: print(e.errno)\n\
+        libc = ctypes.CDLL(None, use_errno=True)\nfor number in (321, 425, 323, 250, 298, 246, 435):\n  print(libc.syscall(number, 0, 0, 0, 0, 0), ctypes.get_errno())";
+    if !cfg!(target_arch = "x86_64") || !Path::new("/usr/bin/python3").exists() {
+        println!("    calls not tried: no python3 here");
+        return;
+    }
+    // The host's own tree serves as an image that has an interpreter.
+    let mut spec = Spec { args: ["/usr/bin/python3", "-c", python].map(String::from).to_vec(), ..case.spec("") };
+    let lib = |path: &str| mount(path, MountKind::Bind { source: Source::Directory(path.into()), subpath: "".into(), read_only: true });
+    spec.mounts = ["/usr", "/lib", "/lib64"].into_iter().filter(|path| Path::new(path).exists()).map(lib).collect();
+    assert_eq!(output(&spec), "97\n97\n-1 1\n-1 38\n-1 1\n-1 1\n-1 1\n-1 1\n-1 38\n");
+}
+
 /// Time that a step costs beyond its command.
 fn overhead() {
     let case = Box::new();
@@ -399,6 +417,7 @@ const CASES: &[Case] = cases![
     an_ssh_socket_is_the_users_own_and_leads_to_the_agent,
     a_directory_can_be_the_root_and_layers_may_be_many,
     owners_inside_are_real,
+    what_a_build_has_no_business_with_is_refused,
     overhead,
 ];
 

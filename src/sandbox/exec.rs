@@ -3,8 +3,8 @@
 
 use std::{
     ffi::CString,
-    fs::OpenOptions,
-    io,
+    fs::{File, OpenOptions},
+    io::{self, Read},
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::MetadataExt,
@@ -20,10 +20,11 @@ use rustix::{
 
 use super::{
     outcome::{During, InitError},
+    seccomp,
     spec::{Spec, Stdio, Ulimit},
     user::User,
 };
-use crate::sys::process;
+use crate::sys::{self, process, seccomp::Instruction};
 
 /// Docker's default capabilities: chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service,
 /// net_raw, sys_chroot, mknod, audit_write, setfcap.
@@ -50,7 +51,9 @@ fn prepare(spec: &Spec, user: &User, stdin: Option<OwnedFd>) -> Result<(), InitE
     }
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let entered = enter_cwd(&spec.cwd);
-    change_ids(user)?;
+    let path = variable(&spec.env, "PATH");
+    let program = spec.args.first().and_then(|name| find_program(name, path).ok());
+    give_up_power(user, &seccomp::filter(program.is_some_and(|program| is_32_bit(&program))))?;
     // A directory that root may not enter (on a network file system) may still be the user's.
     entered.or_else(|_| enter_cwd(&spec.cwd)).during(&format!("enter {}", spec.cwd))?;
     process::close_on_exec_from(3).during("close descriptors")?;
@@ -110,7 +113,8 @@ fn set_limit(limit: &Ulimit) -> Result<(), InitError> {
     rustix::process::setrlimit(resource, wanted).during(&format!("set ulimit {}={}:{}", limit.name, limit.soft, limit.hard))
 }
 
-fn change_ids(user: &User) -> Result<(), InitError> {
+/// Ids, the filter and capabilities, in the order in which each may still be changed.
+fn give_up_power(user: &User, filter: &[Instruction]) -> Result<(), InitError> {
     let groups: Vec<Gid> = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     if let Err(error) = rustix::thread::set_thread_groups(&groups) {
@@ -121,6 +125,9 @@ fn change_ids(user: &User) -> Result<(), InitError> {
     }
     rustix::thread::set_thread_res_gid(gid, gid, gid).during(&format!("become group {}", user.gid))?;
     drop_bounding_set()?;
+    if !filter.is_empty() {
+        sys::seccomp::install(filter).during("install the seccomp filter")?;
+    }
     rustix::thread::clear_ambient_capability_set().during("clear ambient capabilities")?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).during(&format!("become user {}", user.uid))?;
     let kept = if user.uid == 0 { CapabilitySet::from_bits_retain(CAPABILITIES) } else { CapabilitySet::empty() };
@@ -152,8 +159,7 @@ fn exec(spec: &Spec, user: &User) -> InitError {
     if !env.iter().any(|(key, _)| key == "HOME") {
         env.push(("HOME".into(), user.home.clone()));
     }
-    let path = env.iter().rev().find(|(key, _)| key == "PATH").map_or("", |(_, value)| value.as_str());
-    let program = match find_program(name, path) {
+    let program = match find_program(name, variable(&env, "PATH")) {
         Ok(program) => program,
         Err(error) => return error,
     };
@@ -168,6 +174,17 @@ fn exec(spec: &Spec, user: &User) -> InitError {
     let error = process::exec(&file, &args, &env);
     let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
     refuse(code, format!("exec {}: {}", program.display(), plain(&error)))
+}
+
+fn variable<'a>(env: &'a [(String, String)], name: &str) -> &'a str {
+    env.iter().rev().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str())
+}
+
+/// Whether a program is an ELF file of the 32-bit class: the image is then of a 32-bit platform.
+fn is_32_bit(program: &Path) -> bool {
+    let mut head = [0; 5];
+    let read = File::open(program).and_then(|mut file| file.read_exact(&mut head));
+    read.is_ok() && head == *b"\x7fELF\x01"
 }
 
 /// The file that `name` means: itself when it has a slash, else the first executable in `path`.

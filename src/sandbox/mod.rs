@@ -14,6 +14,7 @@ mod oom;
 pub mod outcome;
 mod rootfs;
 pub mod run;
+mod seccomp;
 mod selfexe;
 pub mod spec;
 mod ssh;

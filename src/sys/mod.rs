@@ -8,5 +8,6 @@ pub mod mountns;
 pub mod process;
 pub mod remove;
 pub mod root;
+pub mod seccomp;
 pub mod stat_key;
 pub mod walk;
