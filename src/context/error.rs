@@ -5,7 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::sys::walk::WalkError;
+use super::http::HttpError;
+use crate::{oci::tar::ArchiveError, sys::walk::WalkError};
 
 /// An error of this room.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +69,12 @@ pub enum ContextError {
         /// The path as given.
         path: PathBuf,
     },
+    /// An archive that is damaged or refused.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// A file from the web.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// A directory could not be listed.
     #[error("cannot read the build context at {}", path.display())]
     Walk {
