@@ -25,5 +25,6 @@ pub use merged::MergedDir;
 pub use snapshotter::{Native, Overlay, Root, Snapshotter, inherit_root};
 pub use tar_writer::TarWriter;
 pub use write_layer::{LayerStats, TimestampPolicy, write_layer};
+
 #[cfg(test)]
 mod tests;

@@ -8,4 +8,4 @@ mod reader;
 
 pub use decompress::{Decompressed, Encoding, decompress};
 pub use error::ArchiveError;
-pub use reader::{Entry, EntryKind, Limits, TarReader, Timestamp};
+pub use reader::{Entry, EntryKind, Limits, TarReader, Timestamp, Xattrs};

@@ -3,13 +3,16 @@
 
 use base64::Engine;
 
-use super::Timestamp;
+use super::{Timestamp, Xattrs};
 
 const SCHILY_XATTR: &[u8] = b"SCHILY.xattr.";
 const LIBARCHIVE_XATTR: &[u8] = b"LIBARCHIVE.xattr.";
 
-/// Key and value of each record, in order.
-pub(super) fn records(mut data: &[u8]) -> Result<Vec<(&[u8], &[u8])>, String> {
+/// Key and value.
+type Record<'a> = (&'a [u8], &'a [u8]);
+
+/// All records, in order.
+pub(super) fn records(mut data: &[u8]) -> Result<Vec<Record<'_>>, String> {
     let mut list = Vec::new();
     while !data.is_empty() {
         let (key, value, rest) = record(data).ok_or("a malformed PAX record")?;
@@ -45,7 +48,7 @@ pub(crate) fn push_record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
 }
 
 /// The numbers that change how the archive is framed, or who owns what, must be plain decimals.
-pub(super) fn check_numbers(records: &[(&[u8], &[u8])]) -> Result<(), String> {
+pub(super) fn check_numbers(records: &[Record<'_>]) -> Result<(), String> {
     for (key, value) in records {
         if matches!(*key, b"size" | b"uid" | b"gid") && decimal(value).is_none() {
             return Err(format!("its PAX {} is not a number", String::from_utf8_lossy(key)));
@@ -55,7 +58,7 @@ pub(super) fn check_numbers(records: &[(&[u8], &[u8])]) -> Result<(), String> {
 }
 
 /// The last `mtime`, with its fraction; may be negative.
-pub(super) fn mtime(records: &[(&[u8], &[u8])]) -> Result<Option<Timestamp>, String> {
+pub(super) fn mtime(records: &[Record<'_>]) -> Result<Option<Timestamp>, String> {
     match records.iter().rev().find(|(key, _)| *key == b"mtime") {
         Some((_, value)) if !value.is_empty() => time(value).map(Some).ok_or_else(|| "its PAX mtime is not a time".to_owned()),
         _ => Ok(None),
@@ -82,8 +85,8 @@ fn time(text: &[u8]) -> Option<Timestamp> {
 }
 
 /// Extended attributes in both spellings; where both name the same one, SCHILY's bytes win over LIBARCHIVE's text.
-pub(super) fn xattrs(records: &[(&[u8], &[u8])]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, String> {
-    let mut list: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+pub(super) fn xattrs(records: &[Record<'_>]) -> Result<Xattrs, String> {
+    let mut list = Xattrs::new();
     let mut set = |name: Vec<u8>, value: Vec<u8>| match list.iter_mut().find(|(known, _)| *known == name) {
         Some((_, old)) => *old = value,
         None => list.push((name, value)),

@@ -64,6 +64,9 @@ pub enum EntryKind {
     BlockDevice { major: u32, minor: u32 },
 }
 
+/// Names and values of extended attributes.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// One entry; a file's content is read from the [`TarReader`] before the next entry is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -82,7 +85,7 @@ pub struct Entry {
     /// Bytes of content, holes expanded; 0 for all but files.
     pub size: u64,
     /// Extended attributes, in the archive's order, without duplicates.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Xattrs,
 }
 
 /// A streaming reader of entries. `Read` gives the current file's content, holes as zeros.
