@@ -10,11 +10,11 @@ mod flatten;
 mod implied;
 mod layer_writer;
 mod merged;
+mod probe;
 mod snapshotter;
-mod tar_writer;
 mod write_layer;
 
-pub use crate::oci::tar::{Decompressed, Encoding, Entry, EntryKind, Limits, TarReader, Timestamp, decompress};
+pub use crate::oci::tar::{Decompressed, Encoding, Entry, EntryKind, Limits, TarReader, TarWriter, Timestamp, Xattrs, decompress};
 pub use apply::{ApplyOptions, ApplyReport, Ownership, apply_layer};
 pub use compress::{CompressPool, Compression};
 pub use diff::{Change, ChangeKind, diff_overlay, diff_trees};
@@ -22,8 +22,8 @@ pub use error::Error;
 pub use flatten::{copy_merged, write_merged};
 pub use layer_writer::{LayerBlob, LayerWriter};
 pub use merged::MergedDir;
+pub use probe::overlay_works;
 pub use snapshotter::{Native, Overlay, Root, Snapshotter, inherit_root};
-pub use tar_writer::TarWriter;
 pub use write_layer::{LayerStats, TimestampPolicy, write_layer};
 
 #[cfg(test)]

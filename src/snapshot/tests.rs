@@ -8,11 +8,14 @@ use std::{
     fmt::Write as _,
     fs,
     io::{Read, Write},
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
+use rustix::mount::MountAttrFlags;
+
 use super::*;
-use crate::sys::root::RootDir;
+use crate::sys::{mountns, root::RootDir};
 
 #[test]
 fn layers_are_applied_compared_and_written_as_their_text_says() {
@@ -63,6 +66,7 @@ fn run_case(text: &str) -> String {
     write_merged(&stack.roots(), &mut merged, TimestampPolicy::Keep).unwrap();
     write!(result, "== merged\n{}", listing(&merged)).unwrap();
     stack.check_native(&changes, &written);
+    stack.check_kernel(&merged);
     stack.check_again(&written, &merged);
     result
 }
@@ -117,6 +121,23 @@ impl Stack {
         let found = diff_overlay(&upper, &self.lowers()).unwrap();
         assert_eq!(found, changes, "native finds other changes");
         assert_eq!(listing(&write(&found, &upper)), listing(written), "native writes another layer");
+    }
+
+    /// overlayfs shows the same tree, where it works.
+    fn check_kernel(&self, merged: &[u8]) {
+        if let Err(reason) = overlay_works(self.home.path()) {
+            println!("not compared with overlayfs: {reason}");
+            return;
+        }
+        let (upper, work) = (self.home.path().join("empty"), self.home.path().join("work"));
+        let roots = self.roots();
+        let lowers: Vec<_> = roots.iter().map(AsFd::as_fd).collect();
+        [&upper, &work].map(|path| fs::create_dir(path).unwrap());
+        inherit_root(&upper, &self.paths()).unwrap();
+        let upper = mountns::Upper { upper: &upper, work: &work, volatile: false };
+        let mounted = mountns::overlay(&lowers, Some(upper), MountAttrFlags::empty()).unwrap();
+        let shown = all_of_stack(&[RootDir::from_fd(mounted)]);
+        assert_eq!(listing(&shown), listing(merged), "overlayfs shows another tree");
     }
 
     /// What was written makes the same tree when it is applied again.

@@ -1,11 +1,13 @@
-//! Tar archives as streams, the form of layers and of contexts: read with suspicion, through whatever compressed them.
+//! Tar archives as streams, the form of layers and of contexts: read with suspicion, through whatever compressed them; written as Go writes them.
 //! Unaware of file systems.
 
 mod decompress;
 mod error;
-pub(crate) mod pax;
+mod pax;
 mod reader;
+mod writer;
 
 pub use decompress::{Decompressed, Encoding, decompress};
 pub use error::ArchiveError;
 pub use reader::{Entry, EntryKind, Limits, TarReader, Timestamp, Xattrs};
+pub use writer::TarWriter;

@@ -6,8 +6,7 @@
 
 use std::io::{self, Read, Write};
 
-use super::{Entry, EntryKind};
-use crate::oci::tar::pax;
+use super::{Entry, EntryKind, pax};
 
 const BLOCK_SIZE: usize = 512;
 const NAME_SIZE: usize = 100;
