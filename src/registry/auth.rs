@@ -171,7 +171,7 @@ impl Client {
             for lookup in file.lookups(&endpoint.host, &endpoint.repository) {
                 match lookup {
                     Lookup::Known(credential) => return (Some(credential), None),
-                    Lookup::Helper(name) => match ask_helper(&name, &endpoint.host).await {
+                    Lookup::Helper(name) => match ask_helper(&name, &endpoint.host, self.inner.options.helper_path.as_deref()).await {
                         Ok(Some(credential)) => return (Some(credential), None),
                         Ok(None) => {}
                         Err(error) => trouble = trouble.or(Some(error)),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ffi::OsString,
     fmt,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -29,6 +30,8 @@ pub struct ClientOptions {
     pub retry: RetryPolicy,
     /// How patient it is.
     pub timeouts: Timeouts,
+    /// Where credential helpers are searched instead of `$PATH`.
+    pub helper_path: Option<OsString>,
     /// Told what the user may want to know while waiting.
     pub notice: Option<Arc<dyn Fn(Notice) + Send + Sync>>,
 }
@@ -81,6 +84,7 @@ impl Default for ClientOptions {
             max_parallel: 6,
             retry: RetryPolicy::default(),
             timeouts: Timeouts::default(),
+            helper_path: None,
             notice: None,
         }
     }
@@ -161,10 +165,15 @@ impl Client {
     pub(super) fn turn_to(&self, failed: &Endpoint, next: Option<&Endpoint>, error: Error) -> Result<(), Error> {
         let Some(next) = next.filter(|_| error.is_of_endpoint()) else { return Err(error) };
         if error.is_transient() || matches!(error, Error::Tls { .. } | Error::DigestMismatch { .. } | Error::SizeMismatch { .. }) {
-            self.inner.resting.lock().expect("no panic while locked").insert(failed.host.clone(), Instant::now() + REST);
+            self.rest(failed);
         }
         self.notice(Notice::MirrorFailed { error, next: next.host.clone() });
         Ok(())
+    }
+
+    /// Leaves a mirror alone for a while.
+    pub(super) fn rest(&self, endpoint: &Endpoint) {
+        self.inner.resting.lock().expect("no panic while locked").insert(endpoint.host.clone(), Instant::now() + REST);
     }
 
     /// Waits before the next attempt, or gives `error` back.

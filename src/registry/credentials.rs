@@ -1,6 +1,6 @@
 //! Credentials: docker's `config.json`, containers' `auth.json`, credential helpers. Unaware of how they are sent.
 
-use std::{collections::BTreeMap, fmt, process::Stdio, time::Duration};
+use std::{collections::BTreeMap, ffi::OsStr, fmt, process::Stdio, time::Duration};
 
 use base64::Engine;
 use serde::Deserialize;
@@ -157,14 +157,14 @@ struct HelperAnswer {
 }
 
 /// Asks `docker-credential-<name> get` for `host`; None when it knows none.
-pub async fn ask_helper(name: &str, host: &str) -> Result<Option<Credential>, Error> {
+pub async fn ask_helper(name: &str, host: &str, search_path: Option<&OsStr>) -> Result<Option<Credential>, Error> {
     let fail = |reason: String| Error::CredentialHelper { helper: name.to_owned(), host: host.to_owned(), reason };
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if name.is_empty() || !name.bytes().all(allowed) {
         return Err(fail("the name of a helper has only letters, digits, `-`, `_` and `.`".to_owned()));
     }
     let server = server_address(host);
-    let output = timeout(Duration::from_secs(60), run_helper(name, &server));
+    let output = timeout(Duration::from_secs(60), run_helper(name, &server, search_path));
     let output = output.await.map_err(|_| fail("no answer within 60 s".to_owned()))?.map_err(|error| fail(error.to_string()))?;
     let text = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
@@ -181,9 +181,12 @@ pub async fn ask_helper(name: &str, host: &str) -> Result<Option<Credential>, Er
     })
 }
 
-async fn run_helper(name: &str, server: &str) -> std::io::Result<std::process::Output> {
+async fn run_helper(name: &str, server: &str, search_path: Option<&OsStr>) -> std::io::Result<std::process::Output> {
     let mut command = Command::new(format!("docker-credential-{name}"));
     command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    if let Some(path) = search_path {
+        command.env("PATH", path);
+    }
     let mut child = command.spawn()?;
     let mut input = child.stdin.take().expect("stdin is piped");
     // A helper that answers without reading is no error.
@@ -260,7 +263,7 @@ mod tests {
     #[tokio::test]
     async fn helper_names_with_a_path_are_refused() {
         for name in ["../evil", "/bin/sh", "a/b", "", "a b"] {
-            assert!(matches!(ask_helper(name, "h").await, Err(Error::CredentialHelper { .. })), "{name}");
+            assert!(matches!(ask_helper(name, "h", None).await, Err(Error::CredentialHelper { .. })), "{name}");
         }
     }
 }

@@ -31,9 +31,13 @@ impl Received {
     }
 }
 
+/// Less than this between two failures is no progress: a server that sends byte by byte must come to an end.
+const PROGRESS: u64 = 64 << 10;
+
 impl Client {
     /// Streams the blob into `sink`. When this returns, the sink holds exactly the descriptor's bytes; on an error it
-    /// holds a useless part. `progress` is told of each piece's length.
+    /// holds a useless part. `progress` is told how many of the blob's bytes are there. Wrong bytes of a mirror end in
+    /// `DigestMismatch`, as the sink can't be emptied from here; a second call with a new sink asks others.
     pub async fn fetch_blob(
         &self,
         reference: &Reference,
@@ -60,9 +64,11 @@ impl Client {
             let error = loop {
                 let before = received.bytes;
                 match self.fetch_rest(endpoint, descriptor, &mut received, sink, &progress).await {
-                    Ok(()) => return finish(endpoint, descriptor, received, sink).await,
+                    Ok(()) => {
+                        return finish(endpoint, descriptor, received, sink).await.inspect_err(|_| self.rest(endpoint));
+                    }
                     Err(error) => {
-                        if received.bytes > before {
+                        if received.bytes - before >= PROGRESS {
                             attempts.progressed();
                         }
                         match self.pause(&mut attempts, error).await {
@@ -112,7 +118,7 @@ impl Client {
             }
             sink.write_all(fresh).await.map_err(|source| Error::Sink { host: endpoint.host.clone(), source })?;
             received.take(fresh);
-            progress(fresh.len() as u64);
+            progress(received.bytes);
         }
         if received.bytes < descriptor.size {
             return Err(Error::Truncated { host: endpoint.host.clone(), received: received.bytes, expected: descriptor.size });

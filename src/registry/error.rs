@@ -21,7 +21,7 @@ pub enum Error {
     #[error("{host} answers too many requests{}", detail(message))]
     TooManyRequests { host: String, message: String, retry_after: Option<Duration> },
     #[error("{host} answers {status}{}", detail(message))]
-    Server { host: String, status: u16, message: String, retry_after: Option<Duration> },
+    Server { host: String, status: u16, code: String, message: String, retry_after: Option<Duration> },
     #[error("cannot reach {host}: {}", root_cause(source))]
     Unreachable { host: String, source: reqwest::Error },
     #[error("connection to {host} broke: {}", root_cause(source))]
@@ -30,7 +30,7 @@ pub enum Error {
     Stalled { host: String, after: Duration },
     #[error("{host} sent only {received} of {expected} bytes")]
     Truncated { host: String, received: u64, expected: u64 },
-    #[error("TLS with {host}: {}", root_cause(source))]
+    #[error("TLS with {host}: {}", tls_cause(source))]
     Tls { host: String, source: reqwest::Error },
     #[error("{host} redirects to {target}, which is refused: {reason}")]
     Redirect { host: String, target: String, reason: &'static str },
@@ -129,6 +129,18 @@ fn unauthorized(host: &str, repository: &str, had_credentials: bool, message: &s
 
 fn detail(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(": {message}") }
+}
+
+/// rustls names its errors as it calls them itself.
+fn tls_cause(error: &reqwest::Error) -> String {
+    let cause = root_cause(error);
+    match () {
+        () if cause.contains("UnknownIssuer") => "its certificate is signed by an unknown authority".to_owned(),
+        () if cause.contains("CaUsedAsEndEntity") => {
+            "its certificate is an authority's own (CA:TRUE); it must be a server certificate signed by one".to_owned()
+        }
+        () => cause,
+    }
 }
 
 /// The innermost cause: what `reqwest` wraps says only "error sending request".

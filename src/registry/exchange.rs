@@ -16,10 +16,19 @@ use super::{
     host::Host,
     registries::Endpoint,
     retry::retry_after,
+    upload::Sent,
 };
 
 /// Error texts are cut here.
 const MESSAGE_LIMIT: u64 = 64 << 10;
+
+/// How long to wait for the head of an answer.
+#[derive(Clone, Copy)]
+pub(super) enum Patience<'a> {
+    Fixed(Duration),
+    /// As long as bytes are leaving.
+    WhileSending(&'a Sent),
+}
 
 /// What a request is about.
 pub(super) struct Target<'a> {
@@ -41,8 +50,7 @@ impl Client {
         let base = host.base(self.inner.options.timeouts.response).await?;
         let path = format!("v2/{}/{path}", target.endpoint.repository);
         let url = base.join(&path).map_err(|_| Error::Malformed { host: host.name.clone(), reason: format!("path {path}") })?;
-        self.exchange_at(&host, target, url, async |request| send(&host.name, request, self.inner.options.timeouts.response).await, request)
-            .await
+        self.exchange_at(&host, target, url, Patience::Fixed(self.inner.options.timeouts.response), request).await
     }
 
     /// The same at any address; an address elsewhere gets no authorization.
@@ -51,7 +59,7 @@ impl Client {
         host: &Host,
         target: &Target<'_>,
         url: Url,
-        send: impl AsyncFn(RequestBuilder) -> Result<Response, Error>,
+        patience: Patience<'_>,
         request: impl Fn(&reqwest::Client, Url) -> RequestBuilder,
     ) -> Result<Response, Error> {
         let base = host.base(self.inner.options.timeouts.response).await?;
@@ -60,7 +68,7 @@ impl Client {
         // A remembered answer may have been revoked; a fresh one that is refused is final.
         for _ in 0..2 {
             let prepared = authorized(request(&host.client, url.clone()), authorization.as_ref());
-            let response = send(prepared).await?;
+            let response = self.wait(&host.name, prepared, patience).await?;
             let challenges = challenges(&response);
             if !ours || response.status() != StatusCode::UNAUTHORIZED || response.url().origin() != base.origin() || challenges.is_empty() {
                 return accepted(response, target, authorization.as_ref()).await;
@@ -69,7 +77,16 @@ impl Client {
             authorization = Some(self.answer(target.endpoint, &target.access, &challenges, rejected).await?);
         }
         let prepared = authorized(request(&host.client, url), authorization.as_ref());
-        accepted(send(prepared).await?, target, authorization.as_ref()).await
+        accepted(self.wait(&host.name, prepared, patience).await?, target, authorization.as_ref()).await
+    }
+}
+
+impl Client {
+    async fn wait(&self, host: &str, request: RequestBuilder, patience: Patience<'_>) -> Result<Response, Error> {
+        match patience {
+            Patience::Fixed(limit) => send(host, request, limit).await,
+            Patience::WhileSending(sent) => sent.wait(host, request, &self.inner.options.timeouts).await,
+        }
     }
 }
 
@@ -130,7 +147,7 @@ pub(super) async fn refusal(response: Response, host: &str, repository: &str, wh
     let status = response.status();
     let retry_after = retry_after(response.headers());
     let body = read_limited(response, host, "an error message", MESSAGE_LIMIT, Duration::from_secs(5)).await.unwrap_or_default();
-    let message = message(&body);
+    let (code, message) = message(&body);
     let host = host.to_owned();
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
@@ -138,7 +155,7 @@ pub(super) async fn refusal(response: Response, host: &str, repository: &str, wh
         }
         StatusCode::NOT_FOUND => Error::NotFound { reference: what.to_owned(), host, message },
         StatusCode::TOO_MANY_REQUESTS => Error::TooManyRequests { host, message, retry_after },
-        _ => Error::Server { host, status: status.as_u16(), message, retry_after },
+        _ => Error::Server { host, status: status.as_u16(), code, message, retry_after },
     }
 }
 
@@ -158,12 +175,14 @@ struct Message {
     message: String,
 }
 
-/// What the server says, as one line; nothing of what isn't an error document.
-fn message(body: &[u8]) -> String {
-    let Ok(messages) = serde_json::from_slice::<Messages>(body) else { return String::new() };
+/// The first error's code, and what the server says as one line; nothing of what isn't an error document.
+fn message(body: &[u8]) -> (String, String) {
+    let Ok(messages) = serde_json::from_slice::<Messages>(body) else { return Default::default() };
+    let code = messages.errors.first().map(|error| error.code.clone()).unwrap_or_default();
     let texts = messages.errors.into_iter().map(|error| if error.message.is_empty() { error.code } else { error.message });
     let text = texts.chain([messages.details]).filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ");
-    text.chars().map(|character| if character.is_control() { ' ' } else { character }).take(500).collect()
+    let harmless = text.chars().map(|character| if character.is_control() { ' ' } else { character });
+    (code, harmless.take(500).collect())
 }
 
 #[cfg(test)]
@@ -172,14 +191,14 @@ mod tests {
 
     #[test]
     fn messages_are_found_and_made_harmless() {
-        for (body, expected) in [
-            (r#"{"errors":[{"code":"DENIED","message":"no"},{"code":"X"}]}"#, "no; X"),
-            (r#"{"details":"bad password"}"#, "bad password"),
-            ("{\"errors\":[{\"message\":\"a\\u001b[2Jb\"}]}", "a [2Jb"),
-            ("<html>", ""),
-            ("", ""),
+        for (body, code, text) in [
+            (r#"{"errors":[{"code":"DENIED","message":"no"},{"code":"X"}]}"#, "DENIED", "no; X"),
+            (r#"{"details":"bad password"}"#, "", "bad password"),
+            ("{\"errors\":[{\"message\":\"a\\u001b[2Jb\"}]}", "", "a [2Jb"),
+            ("<html>", "", ""),
+            ("", "", ""),
         ] {
-            assert_eq!(message(body.as_bytes()), expected);
+            assert_eq!(message(body.as_bytes()), (code.to_owned(), text.to_owned()));
         }
     }
 }

@@ -59,6 +59,7 @@ impl Host {
             return Err(Error::Server {
                 host: self.name.clone(),
                 status: 400,
+                code: String::new(),
                 message: "no registry speaks plain http here".to_owned(),
                 retry_after: None,
             });

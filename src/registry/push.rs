@@ -81,10 +81,7 @@ impl Client {
         let target = Target { endpoint: &endpoint, access: Access::push(&endpoint), what: reference.familiar() };
         let path = format!("manifests/{name}");
         let response = self
-            .persist(async || {
-                let request = |client: &reqwest::Client, url| client.put(url).header(CONTENT_TYPE, media_type).body(bytes.to_vec());
-                self.exchange(&target, &path, request).await
-            })
+            .persist(|| self.exchange(&target, &path, |client, url| client.put(url).header(CONTENT_TYPE, media_type).body(bytes.to_vec())))
             .await?;
         let stored = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok()?.parse::<Digest>().ok());
         match stored {
@@ -140,7 +137,7 @@ impl Client {
     async fn get_json<T: serde::de::DeserializeOwned>(&self, reference: &Reference, path: &str) -> Result<(T, Option<String>), Error> {
         let endpoint = self.push_endpoint(reference)?;
         let target = Target { endpoint: &endpoint, access: Access::pull(&endpoint), what: reference.familiar() };
-        let response = self.persist(async || self.exchange(&target, path, |client, url| client.get(url)).await).await?;
+        let response = self.persist(|| self.exchange(&target, path, |client, url| client.get(url))).await?;
         let next = next_query(&response);
         let body = read_limited(response, &endpoint.host, "a list", 4 << 20, self.inner.options.timeouts.stall).await?;
         let value = serde_json::from_slice(&body).map_err(|error| malformed(&endpoint.host, error))?;
@@ -154,7 +151,7 @@ impl Client {
 
     async fn has_blob_at(&self, target: &Target<'_>, digest: &Digest) -> Result<bool, Error> {
         let path = format!("blobs/{digest}");
-        match self.persist(async || self.exchange(target, &path, |client, url| client.head(url)).await).await {
+        match self.persist(|| self.exchange(target, &path, |client, url| client.head(url))).await {
             Ok(_) => Ok(true),
             Err(Error::NotFound { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -169,8 +166,7 @@ impl Client {
         }
         let target = Target { endpoint, access: Access::mount(endpoint, &source.repository), what: from.familiar() };
         let path = format!("blobs/uploads/?mount={digest}&from={}", source.repository);
-        let request = |client: &reqwest::Client, url| client.post(url).header(CONTENT_LENGTH, 0);
-        match self.persist(async || self.exchange(&target, &path, request).await).await {
+        match self.persist(|| self.exchange(&target, &path, |client, url| client.post(url).header(CONTENT_LENGTH, 0))).await {
             Ok(response) if response.status() == StatusCode::CREATED => Mount::Done(from.repository().to_owned()),
             Ok(response) => location(&response).map_or(Mount::Refused, Mount::Session),
             // Not being allowed to read `from`, or whatever else: sending the bytes is the way that always works.
@@ -179,7 +175,10 @@ impl Client {
     }
 
     /// Repeats `work` as the policy says.
-    pub(super) async fn persist<T>(&self, work: impl AsyncFn() -> Result<T, Error>) -> Result<T, Error> {
+    pub(super) async fn persist<T, Work>(&self, work: impl Fn() -> Work) -> Result<T, Error>
+    where
+        Work: Future<Output = Result<T, Error>>,
+    {
         let mut attempts = Attempts::new(&self.inner.options.retry);
         loop {
             match work().await {

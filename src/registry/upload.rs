@@ -18,7 +18,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use futures_util::stream;
@@ -28,7 +27,12 @@ use reqwest::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::{Client, Error, exchange::Target, exchange::send, host::Host, push::location, retry::Attempts};
+use super::{
+    Client, Error, Timeouts,
+    exchange::{Patience, Target},
+    push::location,
+    retry::Attempts,
+};
 use crate::oci::Descriptor;
 
 /// Up to this size a blob travels in the PUT.
@@ -53,6 +57,8 @@ struct Session {
     /// The least size of a piece but the last (`OCI-Chunk-Min-Length`).
     minimum: u64,
     in_pieces: bool,
+    /// It went on after a failure.
+    resumed: bool,
 }
 
 impl<'a, Open, Progress, Reader> Upload<'a, Open, Progress>
@@ -70,15 +76,18 @@ where
         let policy = &self.client.inner.options.retry;
         let mut attempts = Attempts::new(policy);
         let mut session = opened.map(Session::at);
+        let mut in_pieces = false;
         loop {
             let before = session.as_ref().map_or(0, |session| session.offset);
-            let error = match self.advance(&mut session).await {
+            let error = match self.advance(&mut session, in_pieces).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
-            // A session may be lost; starting again is worth it only after what may pass.
-            let lost = matches!(&error, Error::NotFound { .. } | Error::Server { status: 400 | 404 | 409 | 416, .. }) && session.is_some();
-            let error = if lost { self.lost(error) } else { error };
+            // Something between us and the registry limits bodies.
+            let too_long = !in_pieces && matches!(error, Error::Server { status: 413, .. });
+            in_pieces |= too_long;
+            let lost = session.as_ref().is_some_and(|session| session.is_lost(&error));
+            let error = if lost || too_long { self.lost(error) } else { error };
             self.client.pause(&mut attempts, error).await?;
             if lost {
                 session = None;
@@ -92,11 +101,12 @@ where
     }
 
     /// From wherever the session is to the end.
-    async fn advance(&self, session: &mut Option<Session>) -> Result<(), Error> {
+    async fn advance(&self, session: &mut Option<Session>, in_pieces: bool) -> Result<(), Error> {
         if session.is_none() {
             *session = Some(self.begin().await?);
         }
         let session = session.as_mut().expect("it was just begun");
+        session.in_pieces |= in_pieces;
         let size = self.descriptor.size;
         if size > SMALL || session.offset > 0 {
             while session.offset < size {
@@ -164,13 +174,19 @@ where
         let with_body = |client: &reqwest::Client, url: Url| {
             let request = request(client, url).header(CONTENT_LENGTH, length);
             if length == 0 {
+                // The registry hashes what it has before it answers.
+                sent.all.store(true, Relaxed);
                 return request;
             }
             sent.restart();
             request.body(self.body(offset, length, &sent))
         };
-        let patient = async |request| self.send_patiently(&host, request, &sent).await;
-        self.client.exchange_at(&host, &self.target, url.clone(), patient, with_body).await
+        let answer = self.client.exchange_at(&host, &self.target, url.clone(), Patience::WhileSending(&sent), with_body).await;
+        // The request's own error says only "body error".
+        answer.map_err(|error| match sent.take_failure() {
+            Some(source) => Error::Source { digest: self.descriptor.digest.clone(), source },
+            None => error,
+        })
     }
 
     fn body(&self, offset: u64, length: u64, sent: &Arc<Sent>) -> Body {
@@ -203,43 +219,17 @@ where
         Body::wrap_stream(pieces)
     }
 
-    /// Waits for the answer as long as bytes are leaving.
-    async fn send_patiently(&self, host: &Host, request: RequestBuilder, sent: &Sent) -> Result<Response, Error> {
-        let timeouts = &self.client.inner.options.timeouts;
-        let mut answer = pin!(send(&host.name, request, Duration::MAX));
-        let mut seen = sent.bytes.load(Relaxed);
-        loop {
-            let all = sent.all.load(Relaxed);
-            let patience = if all { timeouts.finish } else { timeouts.stall };
-            match tokio::time::timeout(patience, answer.as_mut()).await {
-                Ok(Err(error)) => {
-                    return Err(sent
-                        .take_failure()
-                        .map_or(error, |source| Error::Source { digest: self.descriptor.digest.clone(), source }));
-                }
-                Ok(response) => return response,
-                Err(_) if all || sent.bytes.load(Relaxed) == seen => {
-                    return Err(Error::Stalled { host: host.name.clone(), after: patience });
-                }
-                Err(_) => seen = sent.bytes.load(Relaxed),
-            }
-        }
-    }
-
     /// What the registry has after something broke; None when the session is no more.
     async fn ask_offset(&self, known: Session) -> Option<Session> {
         let host = self.client.host(self.target.endpoint).ok()?;
-        let patience = self.client.inner.options.timeouts.response;
-        let ask = async || {
-            let send = async |request| send(&host.name, request, patience).await;
-            self.client.exchange_at(&host, &self.target, known.location.clone(), send, |client, url| client.get(url)).await
-        };
+        let patience = Patience::Fixed(self.client.inner.options.timeouts.response);
+        let ask = || self.client.exchange_at(&host, &self.target, known.location.clone(), patience, |client, url| client.get(url));
         let response = self.client.persist(ask).await.ok()?;
         let location = location(&response).unwrap_or_else(|| known.location.clone());
         let offset = received(&response).unwrap_or(0).min(self.descriptor.size);
         // Nothing of a long PATCH was kept: only finished ones are.
         let in_pieces = known.in_pieces || offset <= known.offset;
-        Some(Session { location, offset, in_pieces, ..known })
+        Some(Session { location, offset, in_pieces, resumed: offset > 0, ..known })
     }
 
     fn location(&self, response: &Response) -> Result<Url, Error> {
@@ -255,13 +245,25 @@ where
 
 impl Session {
     fn at(location: Url) -> Self {
-        Self { location, offset: 0, minimum: 0, in_pieces: false }
+        Self { location, offset: 0, minimum: 0, in_pieces: false, resumed: false }
+    }
+
+    /// Whether `error` says that the registry no longer knows the session. What it says of the content is final, unless
+    /// the two sides may have disagreed about an offset.
+    fn is_lost(&self, error: &Error) -> bool {
+        match error {
+            Error::NotFound { .. } => true,
+            Error::Server { status: 400 | 404 | 409 | 416, code, .. } => {
+                self.resumed || !matches!(code.as_str(), "DIGEST_INVALID" | "SIZE_INVALID")
+            }
+            _ => false,
+        }
     }
 }
 
 /// What has left the reader, seen from outside the request.
 #[derive(Default)]
-struct Sent {
+pub(super) struct Sent {
     bytes: AtomicU64,
     all: AtomicBool,
     failure: std::sync::Mutex<Option<io::Error>>,
@@ -271,6 +273,21 @@ impl Sent {
     fn restart(&self) {
         self.bytes.store(0, Relaxed);
         self.all.store(false, Relaxed);
+    }
+
+    /// Waits for the answer as long as bytes are leaving.
+    pub(super) async fn wait(&self, host: &str, request: RequestBuilder, timeouts: &Timeouts) -> Result<Response, Error> {
+        let mut answer = pin!(request.send());
+        let mut seen = self.bytes.load(Relaxed);
+        loop {
+            let all = self.all.load(Relaxed);
+            let patience = if all { timeouts.finish } else { timeouts.stall };
+            match tokio::time::timeout(patience, answer.as_mut()).await {
+                Ok(answer) => return answer.map_err(|source| Error::of_request(host, source)),
+                Err(_) if all || self.bytes.load(Relaxed) == seen => return Err(Error::Stalled { host: host.to_owned(), after: patience }),
+                Err(_) => seen = self.bytes.load(Relaxed),
+            }
+        }
     }
 
     /// Keeps the reader's error, since the request's own says only "body error".

@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -23,12 +24,22 @@ pub struct RealRegistry {
 impl RealRegistry {
     /// None, with the reason printed, where it isn't installed.
     pub fn start(with_password: bool) -> Option<Self> {
+        Self::start_at("127.0.0.1", with_password, "")
+    }
+
+    /// On 0.0.0.0, which is not a loopback name.
+    pub fn start_with_tls(certificate: &Path, key: &Path) -> Option<Self> {
+        let tls = format!(", tls: {{certificate: {}, key: {}}}", certificate.display(), key.display());
+        Self::start_at("0.0.0.0", false, &tls)
+    }
+
+    fn start_at(host: &str, with_password: bool, tls: &str) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let address = format!("127.0.0.1:{port}");
+        let port = TcpListener::bind((host, 0)).unwrap().local_addr().unwrap().port();
+        let address = format!("{host}:{port}");
         let root = folder.path().display();
         let mut text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {root}/data}}, delete: {{enabled: true}}}}\nhttp: {{addr: '{address}', secret: s}}\n"
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {root}/data}}, delete: {{enabled: true}}}}\nhttp: {{addr: '{address}', secret: s{tls}}}\n"
         );
         if with_password {
             std::fs::write(folder.path().join("htpasswd"), HTPASSWD).unwrap();
@@ -38,6 +49,7 @@ impl RealRegistry {
         std::fs::write(&file, text).unwrap();
         let child = Command::new("docker-registry").arg("serve").arg(&file).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let Ok(child) = child else {
+            assert!(std::env::var_os("RBUILD_TEST_REQUIRE").is_none(), "docker-registry is not installed");
             println!("skipped: docker-registry is not installed (apt install docker-registry)");
             return None;
         };
