@@ -1,7 +1,9 @@
 //! Layers <-> root filesystems: apply, diff, copy, tar; overlay and native snapshotters. Unaware of Dockerfiles, registries, processes.
 
 mod apply;
+pub mod archive;
 mod compress;
+pub mod copy;
 mod copy_up;
 mod diff;
 mod disk;
@@ -9,6 +11,7 @@ mod error;
 mod flatten;
 mod implied;
 mod layer_writer;
+pub mod layered;
 mod merged;
 mod probe;
 mod snapshotter;

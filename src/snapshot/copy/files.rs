@@ -1,0 +1,236 @@
+//! One entry from a source to its place: content, then owner, mode, time and attributes.
+//! Unaware of which entries are chosen.
+
+use std::{
+    collections::HashMap,
+    ffi::{OsStr, OsString},
+    fs::File,
+    io::{self, Read, Seek, Write},
+    os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use rustix::{
+    fs::{AtFlags, FileType, Mode, Timespec, Timestamps, UTIME_NOW},
+    io::Errno,
+};
+
+use super::{CopyError, CopyReport, Source, SourceRoot, Style, error::Context, shown, view::View};
+use crate::snapshot::{
+    Ownership,
+    disk::{self, Device},
+    layered::{Directory, Kind, LayeredRoot, Metadata, Timestamp, set_owner, set_times, timespec, xattrs},
+};
+
+/// Writes entries of one match; knows which inodes it has written already.
+pub(crate) struct Writer<'a, 'r> {
+    pub(crate) style: Style<'a>,
+    pub(crate) view: &'a View<'a>,
+    top: Arc<Directory>,
+    overlay: bool,
+    ownership: Ownership,
+    written: HashMap<(u64, u64), PathBuf>,
+    clones: bool,
+    report: &'r mut CopyReport,
+}
+
+impl<'a, 'r> Writer<'a, 'r> {
+    pub(crate) fn new(root: &LayeredRoot, style: Style<'a>, view: &'a View<'a>, report: &'r mut CopyReport) -> Self {
+        Self {
+            style,
+            view,
+            top: root.top().clone(),
+            overlay: root.is_overlay(),
+            ownership: root.ownership(),
+            written: HashMap::new(),
+            clones: true,
+            report,
+        }
+    }
+
+    pub(crate) fn count_entry(&mut self) {
+        self.report.entries += 1;
+    }
+
+    /// Copies anything but a directory; what has its name makes way.
+    pub(crate) fn copy_entry(
+        &mut self,
+        source: &Directory,
+        source_name: &OsStr,
+        metadata: &Metadata,
+        target: &Directory,
+        name: &OsStr,
+    ) -> Result<(), CopyError> {
+        if target.stat(name).while_doing("lstat", shown(target, name))?.is_some_and(|found| found.is_directory()) {
+            return Err(CopyError::ReplacesDirectory { path: shown(target, name) });
+        }
+        self.report.entries += 1;
+        let copied = match metadata.kind {
+            Kind::File => self.copy_file(source, source_name, metadata, target, name),
+            Kind::Symlink => self.copy_symlink(source, source_name, metadata, target, name),
+            Kind::Fifo => target.make_fifo(name).and_then(|()| self.finish_at(metadata, target, name)),
+            Kind::CharDevice | Kind::BlockDevice => self.copy_device(metadata, target, name),
+            Kind::Socket => target.create_file(name).and_then(|file| self.finish(metadata, file.as_fd())),
+            Kind::Directory => Err(Errno::ISDIR.into()),
+        };
+        copied.while_doing("copy to", shown(target, name))
+    }
+
+    fn copy_file(
+        &mut self,
+        source: &Directory,
+        source_name: &OsStr,
+        metadata: &Metadata,
+        target: &Directory,
+        name: &OsStr,
+    ) -> io::Result<()> {
+        let identity = (metadata.device, metadata.inode);
+        if metadata.links > 1 {
+            if let Some(first) = self.written.get(&identity) {
+                let top = self.top.upper()?;
+                return target.make_in_upper(name, |at| rustix::fs::linkat(top, first, at, name, AtFlags::empty()));
+            }
+            self.written.insert(identity, target.path().join(name));
+        }
+        let from = source.open_file(source_name)?;
+        let mut to = target.create_file(name)?;
+        self.copy_content(&from, &mut to, metadata.size)?;
+        xattrs::copy(from.as_fd(), to.as_fd(), |name| self.view.skips_xattr(name));
+        self.finish(metadata, to.as_fd())
+    }
+
+    /// Clones the blocks where the file system can, else lets the kernel copy them, else copies them here.
+    fn copy_content(&mut self, from: &File, to: &mut File, size: u64) -> io::Result<()> {
+        self.report.bytes += size;
+        if size == 0 {
+            return Ok(());
+        }
+        if self.clones {
+            match rustix::fs::ioctl_ficlone(&*to, from) {
+                Ok(()) => return Ok(()),
+                Err(_) => self.clones = false,
+            }
+        }
+        copy_bytes(from, to, size)
+    }
+
+    fn copy_symlink(
+        &mut self,
+        source: &Directory,
+        source_name: &OsStr,
+        metadata: &Metadata,
+        target: &Directory,
+        name: &OsStr,
+    ) -> io::Result<()> {
+        target.make_symlink(name, &source.read_link(source_name)?)?;
+        self.finish_at(metadata, target, name)
+    }
+
+    /// Makes the node, or the placeholder for it.
+    fn copy_device(&mut self, metadata: &Metadata, target: &Directory, name: &OsStr) -> io::Result<()> {
+        let is_block = metadata.kind == Kind::BlockDevice;
+        let kind = if is_block { FileType::BlockDevice } else { FileType::CharacterDevice };
+        if target.make_device(name, kind, metadata.rdev, self.overlay)? {
+            return self.finish_at(metadata, target, name);
+        }
+        let file = target.create_file(name)?;
+        let (major, minor) = (rustix::fs::major(metadata.rdev), rustix::fs::minor(metadata.rdev));
+        disk::set_device(&file, Device { is_block, major, minor })?;
+        self.finish(metadata, file.as_fd())
+    }
+
+    /// Owner and mode, then the time, which nothing may change after.
+    pub(crate) fn finish(&self, metadata: &Metadata, to: BorrowedFd<'_>) -> io::Result<()> {
+        match self.style.owner {
+            // Owners that are written down came along with the attributes.
+            None if self.ownership == Ownership::Record => {}
+            owner => {
+                let (uid, gid) = owner.unwrap_or((metadata.uid, metadata.gid));
+                set_owner(to, uid, gid, self.ownership)?;
+            }
+        }
+        let mode = self.style.mode.apply(metadata.mode, metadata.is_directory());
+        rustix::fs::fchmod(to, Mode::from_raw_mode(mode))?;
+        self.set_time(metadata, to)
+    }
+
+    pub(crate) fn set_time(&self, metadata: &Metadata, to: BorrowedFd<'_>) -> io::Result<()> {
+        let accessed = self.style.time.unwrap_or(metadata.accessed);
+        set_times(to, accessed, self.style.time.unwrap_or(metadata.modified))
+    }
+
+    /// The same for what cannot be opened: links and nodes.
+    fn finish_at(&self, metadata: &Metadata, target: &Directory, name: &OsStr) -> io::Result<()> {
+        let at = target.upper()?;
+        if self.ownership == Ownership::Set {
+            let (uid, gid) = self.style.owner.unwrap_or((metadata.uid, metadata.gid));
+            let (uid, gid) = disk::owner(uid, gid);
+            rustix::fs::chownat(at, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        if metadata.kind != Kind::Symlink {
+            let mode = self.style.mode.apply(metadata.mode, false);
+            rustix::fs::chmodat(at, name, Mode::from_raw_mode(mode), AtFlags::empty())?;
+        }
+        let time = |own: Timestamp| timespec(self.style.time.unwrap_or(own));
+        let times = Timestamps { last_access: time(metadata.accessed), last_modification: time(metadata.modified) };
+        Ok(rustix::fs::utimensat(at, name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+}
+
+fn copy_bytes(from: &File, to: &mut File, size: u64) -> io::Result<()> {
+    let mut left = size;
+    while left > 0 {
+        let chunk = usize::try_from(left.min(1 << 30)).unwrap_or(1 << 30);
+        match rustix::fs::copy_file_range(from, None, &*to, None, chunk) {
+            // The file has become shorter since it was looked at.
+            Ok(0) => return Ok(()),
+            Ok(copied) => left -= copied as u64,
+            Err(Errno::INTR) => {}
+            Err(_) if left == size => return io::copy(&mut from.take(size), to).map(drop),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Writes a heredoc or a download.
+pub(crate) fn write_single(
+    source: &Source<'_>,
+    style: &Style<'_>,
+    target: &Arc<Directory>,
+    name: &OsString,
+    ownership: Ownership,
+    report: &mut CopyReport,
+) -> Result<(), CopyError> {
+    let path = shown(target, name);
+    if target.stat(name).while_doing("lstat", &path)?.is_some_and(|found| found.is_directory()) {
+        return Err(CopyError::ReplacesDirectory { path });
+    }
+    let mut to = target.create_file(name).while_doing("create", &path)?;
+    let (written, mode, time) = match &source.root {
+        SourceRoot::Bytes { bytes, .. } => (to.write_all(bytes).map(|()| bytes.len() as u64), 0o644, style.made_time),
+        SourceRoot::File { file, mode, modified, .. } => (copy_all(file, &mut to), *mode, Some(*modified)),
+        SourceRoot::Context { .. } | SourceRoot::Layers(_) | SourceRoot::Checkout(_) => unreachable!("trees are not single files"),
+    };
+    report.bytes += written.while_doing("write", &path)?;
+    report.entries += 1;
+    finish_single(&to, style, mode, time, ownership).while_doing("write", &path)
+}
+
+fn copy_all(file: &File, to: &mut File) -> io::Result<u64> {
+    let mut from = file;
+    from.rewind()?;
+    let size = file.metadata()?.len();
+    copy_bytes(file, to, size)?;
+    Ok(size)
+}
+
+fn finish_single(to: &File, style: &Style<'_>, mode: u32, time: Option<Timestamp>, ownership: Ownership) -> io::Result<()> {
+    let (uid, gid) = style.owner.unwrap_or((0, 0));
+    set_owner(to.as_fd(), uid, gid, ownership)?;
+    rustix::fs::fchmod(to, Mode::from_raw_mode(style.mode.apply(mode, false)))?;
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    let time = style.time.or(time).map_or(now, timespec);
+    Ok(rustix::fs::futimens(to, &Timestamps { last_access: time, last_modification: time })?)
+}

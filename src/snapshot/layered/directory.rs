@@ -1,0 +1,314 @@
+//! One directory of the merged tree: its upper directory, if it has one yet, and the lower ones that show through.
+//!
+//! A `Directory` is a handle: it stays open while the entries below it are worked on, so that no path is resolved twice.
+//! It must not outlive a change to its own place by other means. Unaware of paths.
+
+use std::{
+    collections::BTreeMap,
+    ffi::{CString, OsStr, OsString},
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
+
+use rustix::{
+    fs::{AtFlags, FileType, Mode, OFlags, Timestamps, XattrFlags},
+    io::Errno,
+};
+
+use super::{
+    layer::{LayerDirectory, OPAQUE, Step},
+    metadata::{Metadata, timespec},
+    xattrs,
+};
+use crate::{
+    snapshot::{Ownership, Timestamp, copy_up, disk},
+    sys::remove::remove_at,
+};
+
+/// A handle on one directory of the merged tree.
+#[derive(Debug)]
+pub struct Directory {
+    parent: Option<(Arc<Directory>, OsString)>,
+    upper: OnceLock<LayerDirectory>,
+    lowers: Vec<LayerDirectory>,
+    /// Whether whiteouts and opaque directories mean anything here.
+    overlay: bool,
+}
+
+impl Directory {
+    pub(crate) fn top(upper: Option<LayerDirectory>, lowers: Vec<LayerDirectory>, overlay: bool) -> Arc<Self> {
+        let hidden = overlay && upper.as_ref().is_some_and(LayerDirectory::is_opaque);
+        let lowers = if hidden { Vec::new() } else { lowers };
+        Arc::new(Self { parent: None, upper: upper.map_or_else(OnceLock::new, OnceLock::from), lowers, overlay })
+    }
+
+    /// The directory this one lies in; the root lies in itself.
+    pub(crate) fn parent(self: &Arc<Self>) -> Arc<Self> {
+        self.parent.as_ref().map_or_else(|| self.clone(), |(parent, _)| parent.clone())
+    }
+
+    /// Where this directory is, from the root, without a leading slash.
+    pub(crate) fn path(&self) -> PathBuf {
+        let mut names = Vec::new();
+        let mut at = self;
+        while let Some((parent, name)) = &at.parent {
+            names.push(name);
+            at = parent;
+        }
+        names.into_iter().rev().collect()
+    }
+
+    fn layers(&self) -> impl Iterator<Item = &LayerDirectory> {
+        self.upper.get().into_iter().chain(&self.lowers)
+    }
+
+    fn topmost(&self) -> io::Result<&LayerDirectory> {
+        self.layers().next().ok_or_else(|| Errno::NOENT.into())
+    }
+
+    pub(crate) fn metadata(&self) -> io::Result<Metadata> {
+        self.topmost()?.metadata()
+    }
+
+    pub(crate) fn fd(&self) -> io::Result<BorrowedFd<'_>> {
+        Ok(self.topmost()?.fd())
+    }
+
+    /// The layer that an entry shows through from, and what it is there.
+    fn find(&self, name: &OsStr) -> io::Result<Option<(&LayerDirectory, Metadata)>> {
+        for layer in self.layers() {
+            if let Some(metadata) = layer.stat(name)? {
+                let gone = self.overlay && metadata.is_whiteout();
+                return Ok((!gone).then_some((layer, metadata)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The entry of that name; a link is not followed.
+    pub(crate) fn stat(&self, name: &OsStr) -> io::Result<Option<Metadata>> {
+        Ok(self.find(name)?.map(|(_, metadata)| metadata))
+    }
+
+    fn holder(&self, name: &OsStr) -> io::Result<&LayerDirectory> {
+        Ok(self.find(name)?.ok_or(Errno::NOENT)?.0)
+    }
+
+    pub(crate) fn read_link(&self, name: &OsStr) -> io::Result<OsString> {
+        self.holder(name)?.read_link(name)
+    }
+
+    pub(crate) fn open_file(&self, name: &OsStr) -> io::Result<File> {
+        match self.lowers.as_slice() {
+            // One layer needs no search.
+            [] => self.topmost()?.open_file(name),
+            [only] if self.upper.get().is_none() => only.open_file(name),
+            _ => self.holder(name)?.open_file(name),
+        }
+    }
+
+    /// Names of all entries, sorted by their bytes.
+    pub(crate) fn names(&self) -> io::Result<Vec<OsString>> {
+        let mut merged: BTreeMap<OsString, bool> = BTreeMap::new();
+        for layer in self.layers() {
+            for (name, whiteout) in layer.names(self.overlay)? {
+                merged.entry(name).or_insert(whiteout);
+            }
+        }
+        Ok(merged.into_iter().filter_map(|(name, whiteout)| (!whiteout).then_some(name)).collect())
+    }
+
+    /// The directory of that name, or nothing if the name is missing or no directory.
+    pub(crate) fn child(self: &Arc<Self>, name: &OsStr) -> io::Result<Option<Arc<Self>>> {
+        let mut upper = None;
+        if let Some(layer) = self.upper.get() {
+            match layer.step(name)? {
+                Step::Missing => {}
+                Step::Other => return Ok(None),
+                Step::Directory(found) => upper = Some(found),
+            }
+        }
+        let mut lowers = Vec::new();
+        let mut closed = self.overlay && upper.as_ref().is_some_and(LayerDirectory::is_opaque);
+        for layer in &self.lowers {
+            if closed {
+                break;
+            }
+            match layer.step(name)? {
+                Step::Missing => {}
+                Step::Other => closed = true,
+                Step::Directory(found) => {
+                    closed = self.overlay && found.is_opaque();
+                    lowers.push(found);
+                }
+            }
+        }
+        if upper.is_none() && lowers.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(self.below(name, upper, lowers)))
+    }
+
+    fn below(self: &Arc<Self>, name: &OsStr, upper: Option<LayerDirectory>, lowers: Vec<LayerDirectory>) -> Arc<Self> {
+        let upper = upper.map_or_else(OnceLock::new, OnceLock::from);
+        Arc::new(Self { parent: Some((self.clone(), name.to_owned())), upper, lowers, overlay: self.overlay })
+    }
+
+    /// The directory in the upper layer, made there with the metadata it has below if it is not there yet.
+    pub(crate) fn upper(&self) -> io::Result<BorrowedFd<'_>> {
+        if let Some(upper) = self.upper.get() {
+            return Ok(upper.fd());
+        }
+        let (parent, name) = self.parent.as_ref().ok_or(Errno::ROFS)?;
+        let at = parent.upper()?;
+        let before = rustix::fs::fstat(at)?;
+        match rustix::fs::mkdirat(at, name, Mode::from_raw_mode(0o700)) {
+            Ok(()) => {
+                let made = open_directory(at, name)?;
+                copy_directory_metadata(self.lowers.first().ok_or(Errno::NOENT)?, made.as_fd())?;
+                // Bringing a directory up is no change of the one it lies in.
+                let before = Metadata::from_stat(&before);
+                set_times(at, before.accessed, before.modified)?;
+            }
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let opened = open_directory(at, name)?;
+        Ok(self.upper.get_or_init(|| LayerDirectory::Open(opened)).fd())
+    }
+
+    /// Whether a lower layer shows anything of that name.
+    fn lower_has(&self, name: &OsStr) -> io::Result<bool> {
+        for layer in &self.lowers {
+            if let Some(metadata) = layer.stat(name)? {
+                return Ok(!(self.overlay && metadata.is_whiteout()));
+            }
+        }
+        Ok(false)
+    }
+
+    /// Runs `make` in the upper directory; a whiteout or file of that name makes way for it.
+    pub(crate) fn make_in_upper<T>(&self, name: &OsStr, make: impl Fn(BorrowedFd<'_>) -> Result<T, Errno>) -> io::Result<T> {
+        let at = self.upper()?;
+        match make(at) {
+            Err(Errno::EXIST) => {
+                rustix::fs::unlinkat(at, name, AtFlags::empty())?;
+                Ok(make(at)?)
+            }
+            result => Ok(result?),
+        }
+    }
+
+    /// Makes a new, empty directory; what lower layers have of that name is hidden.
+    pub(crate) fn make_directory(self: &Arc<Self>, name: &OsStr, mode: u32) -> io::Result<Arc<Self>> {
+        self.make_in_upper(name, |at| rustix::fs::mkdirat(at, name, Mode::from_raw_mode(0o700)))?;
+        let fd = open_directory(self.upper()?, name)?;
+        if self.overlay && self.lower_has(name)? {
+            rustix::fs::fsetxattr(&fd, OPAQUE, b"y", XattrFlags::empty())?;
+        }
+        rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))?;
+        Ok(self.below(name, Some(LayerDirectory::Open(fd)), Vec::new()))
+    }
+
+    /// Makes an empty file that only we can read until it gets its mode.
+    pub(crate) fn create_file(&self, name: &OsStr) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = self.make_in_upper(name, |at| rustix::fs::openat(at, name, flags, Mode::from_raw_mode(0o600)))?;
+        Ok(fd.into())
+    }
+
+    pub(crate) fn make_symlink(&self, name: &OsStr, target: &OsStr) -> io::Result<()> {
+        self.make_in_upper(name, |at| rustix::fs::symlinkat(target, at, name))
+    }
+
+    pub(crate) fn make_fifo(&self, name: &OsStr) -> io::Result<()> {
+        self.make_node(name, FileType::Fifo, 0)
+    }
+
+    fn make_node(&self, name: &OsStr, kind: FileType, rdev: u64) -> io::Result<()> {
+        self.make_in_upper(name, |at| rustix::fs::mknodat(at, name, kind, Mode::from_raw_mode(0o600), rdev))
+    }
+
+    /// Makes a device node; says no where a user namespace refuses it, or where 0:0 would be a whiteout.
+    pub(crate) fn make_device(&self, name: &OsStr, kind: FileType, rdev: u64, overlay: bool) -> io::Result<bool> {
+        if overlay && rdev == 0 && kind == FileType::CharacterDevice {
+            return Ok(false);
+        }
+        match self.make_node(name, kind, rdev) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Brings a file of a lower layer up, so that it can get a second name there.
+    pub(crate) fn copy_up(&self, name: &OsStr) -> io::Result<()> {
+        let at = self.upper()?;
+        let name = CString::new(name.as_bytes())?;
+        if disk::stat_at(at, &name)?.is_some() {
+            return Ok(());
+        }
+        for layer in &self.lowers {
+            if let Some(stat) = disk::stat_at(layer.fd(), &name)? {
+                return copy_up::copy_entry(layer.fd(), &name, &stat, at, &name);
+            }
+        }
+        Err(Errno::NOENT.into())
+    }
+
+    /// Takes an entry away, a directory with all that is in it; the name is gone from lower layers too.
+    pub(crate) fn remove(&self, name: &OsStr) -> io::Result<()> {
+        if let Some(upper) = self.upper.get() {
+            remove_at(upper.fd(), &CString::new(name.as_bytes())?)?;
+        }
+        if self.overlay && self.lower_has(name)? {
+            let at = self.upper()?;
+            rustix::fs::mknodat(at, name, FileType::CharacterDevice, Mode::empty(), 0)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn set_times(&self, accessed: Timestamp, modified: Timestamp) -> io::Result<()> {
+        set_times(self.upper()?, accessed, modified)
+    }
+
+    pub(crate) fn set_mode(&self, mode: u32) -> io::Result<()> {
+        Ok(rustix::fs::fchmod(self.upper()?, Mode::from_raw_mode(mode))?)
+    }
+}
+
+fn open_directory(at: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(at, name, flags, Mode::empty())?)
+}
+
+fn copy_directory_metadata(from: &LayerDirectory, to: BorrowedFd<'_>) -> io::Result<()> {
+    let metadata = from.metadata()?;
+    // An owner that was written down comes with the attributes.
+    set_owner(to, metadata.uid, metadata.gid, Ownership::Set)?;
+    xattrs::copy(from.fd(), to, xattrs::is_private_to_overlay);
+    rustix::fs::fchmod(to, Mode::from_raw_mode(metadata.mode))?;
+    set_times(to, metadata.accessed, metadata.modified)
+}
+
+/// Sets an owner, or writes it down where only one id is mapped.
+pub(crate) fn set_owner(fd: BorrowedFd<'_>, uid: u32, gid: u32, ownership: Ownership) -> io::Result<()> {
+    match ownership {
+        Ownership::Record => disk::record_owner(fd, uid, gid),
+        Ownership::Set => {
+            let (uid, gid) = disk::owner(uid, gid);
+            Ok(rustix::fs::fchown(fd, uid, gid)?)
+        }
+    }
+}
+
+pub(crate) fn set_times(fd: BorrowedFd<'_>, accessed: Timestamp, modified: Timestamp) -> io::Result<()> {
+    let times = Timestamps { last_access: timespec(accessed), last_modification: timespec(modified) };
+    Ok(rustix::fs::futimens(fd, &times)?)
+}

@@ -1,0 +1,218 @@
+//! A root filesystem as a stack of layer directories, read and written in user space, without a mount.
+//!
+//! The stack has overlayfs's form: an `upper` directory that is written to and `lowers`, topmost first; a character
+//! device 0:0 hides a name, `user.overlay.opaque=y` hides what lies below a directory. A mount of the same
+//! directories (`userxattr`) shows the same tree. Without lowers the upper is the whole tree and nothing is special.
+//!
+//! Every path is confined to the root: it is cleaned, then walked one component at a time with open directories, and
+//! links, absolute or climbing, are resolved inside. Unaware of Dockerfiles and of who asks.
+
+mod directory;
+mod layer;
+mod metadata;
+mod walk;
+pub(crate) mod xattrs;
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::{self, Read},
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustix::io::Errno;
+
+pub use directory::Directory;
+pub(crate) use directory::{set_owner, set_times};
+pub(crate) use metadata::timespec;
+pub use metadata::{Kind, Metadata};
+
+pub use super::Timestamp;
+pub(crate) use walk::{Place, clean, walk, walk_seen};
+
+use super::Ownership;
+use crate::sys::root::RootDir;
+use layer::LayerDirectory;
+
+/// One layer below the one that is written.
+#[derive(Debug)]
+pub enum Lower {
+    /// Unpacked, in overlay form.
+    Directory(RootDir),
+}
+
+/// The stack.
+#[derive(Debug)]
+pub struct LayeredRoot {
+    top: Arc<Directory>,
+    overlay: bool,
+    writable: bool,
+    ownership: Ownership,
+}
+
+/// What new directories look like.
+#[derive(Debug, Clone, Copy)]
+pub struct NewDirectory {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner and group; ours (root) if not given.
+    pub owner: Option<(u32, u32)>,
+    /// Time of the new directories; now if not given.
+    pub time: Option<Timestamp>,
+}
+
+impl LayeredRoot {
+    /// A stack to write to; with no lowers the upper is a plain tree.
+    pub fn new(upper: RootDir, lowers: Vec<Lower>) -> io::Result<Self> {
+        let overlay = !lowers.is_empty();
+        let upper = LayerDirectory::open(upper.as_fd())?;
+        Ok(Self { top: Directory::top(Some(upper), open_all(&lowers)?, overlay), overlay, writable: true, ownership: Ownership::Set })
+    }
+
+    /// A finished stack, topmost layer first; writing to it fails with EROFS. No layers at all is the empty tree.
+    pub fn read_only(layers: Vec<Lower>) -> io::Result<Self> {
+        Ok(Self { top: Directory::top(None, open_all(&layers)?, true), overlay: true, writable: false, ownership: Ownership::Set })
+    }
+
+    /// A plain directory where whiteouts and overlay attributes mean nothing, to read from.
+    pub fn plain(directory: &RootDir) -> io::Result<Self> {
+        let lowers = vec![LayerDirectory::open(directory.as_fd())?];
+        Ok(Self { top: Directory::top(None, lowers, false), overlay: false, writable: false, ownership: Ownership::Set })
+    }
+
+    /// Says how owners of what is written are kept.
+    #[must_use]
+    pub fn with_ownership(self, ownership: Ownership) -> Self {
+        Self { ownership, ..self }
+    }
+
+    pub(crate) fn ownership(&self) -> Ownership {
+        self.ownership
+    }
+
+    /// The handle on `/`.
+    pub(crate) fn top(&self) -> &Arc<Directory> {
+        &self.top
+    }
+
+    /// Whether a character device 0:0 in the upper directory would be taken for a whiteout.
+    pub(crate) fn is_overlay(&self) -> bool {
+        self.overlay
+    }
+
+    /// Whether the stack can be written to.
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    pub(crate) fn walk(&self, path: &Path, follow_last: bool) -> io::Result<Place> {
+        walk(&self.top, &self.top, path, follow_last)
+    }
+
+    /// The path without links: where `path` really is. Components that do not exist are kept as they are.
+    pub fn resolve(&self, path: &Path, follow_last: bool) -> io::Result<PathBuf> {
+        Ok(self.walk(path, follow_last)?.path())
+    }
+
+    /// The entry at `path`, or nothing; links in it are followed, the last one if asked.
+    pub fn stat(&self, path: &Path, follow_last: bool) -> io::Result<Option<Metadata>> {
+        match self.walk(path, follow_last) {
+            Ok(place) => place.metadata(),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The bytes of a regular file of at most `limit` bytes; a fifo or device is refused, not waited for.
+    pub fn read_file(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+        let file = self.open_file(path)?;
+        let mut bytes = Vec::new();
+        file.take(limit + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limit {
+            let text = format!("\"{}\" exceeds {limit} bytes", path.display());
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+        }
+        Ok(bytes)
+    }
+
+    /// Opens a regular file to read; links are followed.
+    pub fn open_file(&self, path: &Path) -> io::Result<File> {
+        let place = self.walk(path, true)?;
+        match place.metadata()? {
+            None => Err(Errno::NOENT.into()),
+            Some(metadata) if metadata.kind == Kind::File => place.directory.open_file(&place.rest[0]),
+            Some(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a regular file", path.display()))),
+        }
+    }
+
+    /// The target of a link.
+    pub fn read_link(&self, path: &Path) -> io::Result<PathBuf> {
+        let place = self.walk(path, false)?;
+        match place.rest.as_slice() {
+            [name] => Ok(place.directory.read_link(name)?.into()),
+            _ => Err(Errno::INVAL.into()),
+        }
+    }
+
+    /// The names in a directory of the merged tree, sorted.
+    pub fn read_dir(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        let place = self.walk(path, true)?;
+        match place.metadata()? {
+            None => Err(Errno::NOENT.into()),
+            Some(_) if !place.rest.is_empty() => Err(Errno::NOTDIR.into()),
+            Some(_) => place.directory.names(),
+        }
+    }
+
+    /// Makes the directory at `path` and those above that are missing; what exists stays as it is. Answers which were made.
+    pub fn ensure_directory(&mut self, path: &Path, new: NewDirectory) -> io::Result<Vec<PathBuf>> {
+        let place = self.walk(path, true)?;
+        Ok(ensure_directory(&place, new, self.ownership)?.1.iter().map(|directory| directory.path()).collect())
+    }
+
+    /// Takes the entry at `path` away, a directory with everything in it; links above it are followed, it itself is not.
+    pub fn remove(&mut self, path: &Path) -> io::Result<()> {
+        let place = self.walk(path, false)?;
+        match place.rest.as_slice() {
+            [] => {
+                let name = place.directory.path().file_name().ok_or(Errno::BUSY)?.to_owned();
+                place.directory.parent().remove(&name)
+            }
+            [name] if place.last.is_some() => place.directory.remove(name),
+            _ => Err(Errno::NOENT.into()),
+        }
+    }
+}
+
+fn open_all(lowers: &[Lower]) -> io::Result<Vec<LayerDirectory>> {
+    let open = |lower: &Lower| match lower {
+        Lower::Directory(root) => LayerDirectory::open(root.as_fd()),
+    };
+    lowers.iter().map(open).collect()
+}
+
+/// Makes what is missing of a place and gives the directory there, with those that were made, outermost first.
+pub(crate) fn ensure_directory(
+    place: &Place,
+    new: NewDirectory,
+    ownership: Ownership,
+) -> io::Result<(Arc<Directory>, Vec<Arc<Directory>>)> {
+    if place.last.is_some() {
+        return Err(Errno::NOTDIR.into());
+    }
+    let mut directory = place.directory.clone();
+    let mut made = Vec::new();
+    for name in &place.rest {
+        directory = directory.make_directory(name, new.mode)?;
+        if let Some((uid, gid)) = new.owner {
+            set_owner(directory.upper()?, uid, gid, ownership)?;
+        }
+        made.push(directory.clone());
+    }
+    if let Some(time) = new.time {
+        made.iter().rev().try_for_each(|directory| directory.set_times(time, time))?;
+    }
+    Ok((directory, made))
+}
