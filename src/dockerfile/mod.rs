@@ -7,20 +7,27 @@
 //! | `parse` | text -> tree |
 //! | [`expand`] | variables, quotes and escapes in words |
 //! | [`mount`], [`device`], [`ports`], [`chmod`], [`signal`], [`duration`] | the small languages of flags and arguments |
+//! | [`ignore`] | `.dockerignore` and `--exclude` |
 //! | [`glob`] | paths and single-path patterns |
+//! | [`git_reference`] | repositories as sources |
 //! | [`suggest`], [`quote`], [`position`] | for messages |
 
+pub mod chmod;
 mod csv;
 pub mod device;
 mod diagnostic;
 pub mod duration;
 pub mod expand;
+pub mod git_reference;
 pub mod glob;
+pub mod ignore;
 pub mod mount;
 mod number;
 mod parse;
+pub mod ports;
 pub mod position;
 pub mod quote;
+pub mod signal;
 pub mod spans;
 pub mod suggest;
 pub mod tree;
