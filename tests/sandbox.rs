@@ -278,6 +278,21 @@ fn no_network_means_loopback_only() {
     assert_eq!(output(&spec), "lo\nup\n");
 }
 
+fn the_default_network_is_private_where_pasta_is() {
+    let case = Box::new();
+    if let sandbox::DefaultNetwork::Host { reason } = sandbox::default_network() {
+        println!("    not private: {reason}");
+        return;
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let script = format!(
+        "nc -w 1 127.0.0.1 {port} < /dev/null && echo reached; ls /sys/class/net | wc -l; grep -c ^nameserver /etc/resolv.conf; ip route | grep -c default"
+    );
+    let text = output(&Spec { network: Network::Default, ..case.spec(&script) });
+    assert_eq!(text, "2\n1\n1\n");
+}
+
 fn the_host_is_out_of_reach() {
     let case = Box::new();
     let canary = case.path("canary");
@@ -413,6 +428,7 @@ const CASES: &[Case] = cases![
     a_process_left_behind_ends_with_the_step,
     a_step_can_be_timed_out_and_cancelled,
     no_network_means_loopback_only,
+    the_default_network_is_private_where_pasta_is,
     the_host_is_out_of_reach,
     an_ssh_socket_is_the_users_own_and_leads_to_the_agent,
     a_directory_can_be_the_root_and_layers_may_be_many,

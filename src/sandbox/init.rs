@@ -26,12 +26,15 @@ use rustix::{
     thread::LinkNameSpaceType,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     exec, files,
     mounts::{self, Prepared},
+    network::{Attachment, NAME_SERVER},
     outcome::{During, Exit, InitError, Message},
     rootfs,
-    spec::{Mount, MountKind, Network, Spec},
+    spec::{Mount, MountKind, Spec},
     stubs::{Shape, Stubs},
     user::{self, User},
 };
@@ -57,6 +60,15 @@ pub fn init_if_asked() {
     process::exit_now(code)
 }
 
+/// What rbuild sends.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Order {
+    /// The step.
+    pub spec: Spec,
+    /// What its network means here.
+    pub network: Attachment,
+}
+
 /// The socket to rbuild. It comes as standard input and is moved away from there.
 struct Control {
     socket: UnixStream,
@@ -68,7 +80,7 @@ impl Control {
     }
 
     /// The spec, which ends where rbuild closes its writing half, and the descriptor that came with it.
-    fn receive_spec(&self) -> io::Result<(Spec, Option<OwnedFd>)> {
+    fn receive_order(&self) -> io::Result<(Order, Option<OwnedFd>)> {
         let (first, fd) = fdpass::receive(&self.socket)?;
         let mut text = vec![first];
         (&self.socket).read_to_end(&mut text)?;
@@ -93,11 +105,11 @@ struct Ready {
 fn keep(control: &Control) -> Result<(), InitError> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).during("tie the sandbox to rbuild")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    let (spec, stdin) = control.receive_spec().during("read the spec")?;
+    let (Order { spec, network }, stdin) = control.receive_order().during("read the spec")?;
     let outside = File::open("/proc/self/ns/mnt").during("open the mount namespace")?;
-    unshare(&spec)?;
+    unshare(&spec, &network)?;
     let mut stubs = Stubs::default();
-    let ready = build_root(&spec, &mut stubs)?;
+    let ready = build_root(&spec, &network, &mut stubs)?;
     let reaper = process::fork(|| reap(&spec, &ready, stdin, control)).during("fork")?;
     let ended = process::wait_for(Some(reaper)).during("wait for the step")?;
     drop(ready);
@@ -110,27 +122,32 @@ fn keep(control: &Control) -> Result<(), InitError> {
     }
 }
 
-fn unshare(spec: &Spec) -> Result<(), InitError> {
+fn unshare(spec: &Spec, network: &Attachment) -> Result<(), InitError> {
     let mut flags = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWCGROUP;
-    if spec.network == Network::None {
+    if *network == Attachment::Empty {
         flags |= CloneFlags::CLONE_NEWNET;
     }
     nix::sched::unshare(flags).during("make namespaces")?;
-    mountns::make_all_private().during("make mounts private")?;
-    nix::unistd::sethostname(&spec.hostname).during("set the host name")?;
-    if spec.network == Network::None {
-        loopback::bring_up().during("bring up the loopback interface")?;
+    match network {
+        Attachment::Host => {}
+        Attachment::Empty => loopback::bring_up().during("bring up the loopback interface")?,
+        Attachment::Join(path) => {
+            let namespace = File::open(path).during("open the build's network")?;
+            let kind = Some(LinkNameSpaceType::Network);
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), kind).during("join the build's network")?;
+        }
     }
-    Ok(())
+    mountns::make_all_private().during("make mounts private")?;
+    nix::unistd::sethostname(&spec.hostname).during("set the host name")
 }
 
-fn build_root(spec: &Spec, stubs: &mut Stubs) -> Result<Ready, InitError> {
+fn build_root(spec: &Spec, network: &Attachment, stubs: &mut Stubs) -> Result<Ready, InitError> {
     let opened = rootfs::open(&spec.rootfs)?;
-    let prepared: Vec<Prepared> = mounts::prepare(&all_mounts(spec), &opened.staging)?;
+    let prepared: Vec<Prepared> = mounts::prepare(&all_mounts(spec, network), &opened.staging)?;
     mountns::attach(&opened.mount, &opened.staging).during("mount the root")?;
     let root = RootDir::from_fd(opened.mount);
     let user = user::resolve(&spec.user, &root).map_err(InitError::User)?;
@@ -138,7 +155,7 @@ fn build_root(spec: &Spec, stubs: &mut Stubs) -> Result<Ready, InitError> {
     make_cwd(&root, &spec.cwd, &user)?;
     let proc_target = stubs.open_or_make(&root, Path::new("/proc"), Shape::Directory).during("make /proc")?;
     rootfs::mount_dev(&root, stubs, spec.shm_size_bytes)?;
-    rootfs::mount_sys(&root, stubs, spec.network == Network::None)?;
+    rootfs::mount_sys(&root, stubs, *network != Attachment::Host)?;
     // The reaper mounts /proc later; until then nothing can be put there.
     let placeholder = rootfs::empty_directory().during("make an empty tmpfs")?;
     mountns::attach(&placeholder, &proc_target).during("reserve /proc")?;
@@ -148,14 +165,11 @@ fn build_root(spec: &Spec, stubs: &mut Stubs) -> Result<Ready, InitError> {
 }
 
 /// The generated files come first, so that a mount of the step with the same target wins.
-fn all_mounts(spec: &Spec) -> Vec<Mount> {
+fn all_mounts(spec: &Spec, network: &Attachment) -> Vec<Mount> {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let hosts = files::hosts(&spec.hostname, &spec.extra_hosts);
-    let resolv = files::resolv_conf(
-        &read("/etc/resolv.conf").unwrap_or_default(),
-        read("/run/systemd/resolve/resolv.conf").as_deref(),
-        spec.network == Network::Host,
-    );
+    let forward = matches!(network, Attachment::Join(_)).then_some(NAME_SERVER);
+    let resolv = files::resolv_conf(&read("/etc/resolv.conf").unwrap_or_default(), forward);
     let file =
         |target: &str, text: String| Mount { target: target.into(), kind: MountKind::File { bytes: text.into_bytes(), mode: 0o644 } };
     let mut all = vec![file("/etc/hosts", hosts), file("/etc/resolv.conf", resolv)];

@@ -10,6 +10,7 @@ mod files;
 mod idmap;
 pub mod init;
 mod mounts;
+pub mod network;
 mod oom;
 pub mod outcome;
 mod rootfs;
@@ -23,6 +24,7 @@ pub mod user;
 
 pub use enter::{EnterError, Entered, Options, Rung, enter};
 pub use init::init_if_asked;
+pub use network::{DefaultNetwork, default_network};
 pub use outcome::{Exit, InitError, RunError};
 pub use run::{Cancel, Stream, run};
 pub use spec::{Mount, MountKind, Network, RootFs, Source, Spec, Stdio, Ulimit};

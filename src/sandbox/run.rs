@@ -16,7 +16,8 @@ use std::{
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
 use super::{
-    init, oom,
+    init::{self, Order},
+    network, oom,
     outcome::{Exit, Message, RunError},
     selfexe,
     spec::{Spec, Stdio},
@@ -58,8 +59,10 @@ pub fn run(spec: &Spec, cancel: Option<&Cancel>, mut output: impl FnMut(Stream, 
     let mut spec = spec.clone();
     // Their sockets and threads live as long as the step.
     let _proxies = ssh::start_proxies(&mut spec).map_err(RunError::Start)?;
-    let mut step = Step::start(&spec).map_err(RunError::Start)?;
-    let deadline = spec.timeout.map(|timeout| (Instant::now() + timeout, timeout));
+    let timeout = spec.timeout;
+    let network = network::attachment(&spec.network);
+    let mut step = Step::start(&Order { spec, network }).map_err(RunError::Start)?;
+    let deadline = timeout.map(|timeout| (Instant::now() + timeout, timeout));
     let mut answer = Vec::new();
     let mut sources = step.sources();
     while !sources.is_empty() {
@@ -105,26 +108,26 @@ struct Step {
 }
 
 impl Step {
-    fn start(spec: &Spec) -> io::Result<Self> {
+    fn start(order: &Order) -> io::Result<Self> {
         let (control, theirs) = UnixStream::pair()?;
         let mut command = Command::new(selfexe::path()?);
         command.arg0("rbuild-init").arg(init::ARGUMENT).env_clear().current_dir("/").stdin(OwnedFd::from(theirs));
-        if spec.stdio == Stdio::Capture {
+        if order.spec.stdio == Stdio::Capture {
             command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
         }
         let child = command.spawn()?;
         // The command still holds the other end, which would keep the socket open for ever.
         drop(command);
         let step = Self { child, control: Some(control), ended: false };
-        step.send(spec)?;
+        step.send(order)?;
         Ok(step)
     }
 
-    fn send(&self, spec: &Spec) -> io::Result<()> {
+    fn send(&self, order: &Order) -> io::Result<()> {
         let Some(mut control) = self.control.as_ref() else { return Ok(()) };
-        let text = serde_json::to_vec(spec)?;
+        let text = serde_json::to_vec(order)?;
         let stdin = io::stdin();
-        fdpass::send(control, text[0], (spec.stdio == Stdio::Inherit).then(|| stdin.as_fd()))?;
+        fdpass::send(control, text[0], (order.spec.stdio == Stdio::Inherit).then(|| stdin.as_fd()))?;
         control.write_all(&text[1..])?;
         control.shutdown(Shutdown::Write)
     }

@@ -6,7 +6,11 @@
 use std::{
     ffi::{CStr, CString},
     io,
-    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    os::{
+        fd::{AsRawFd, BorrowedFd, RawFd},
+        unix::process::CommandExt,
+    },
+    process::Command,
     ptr,
 };
 
@@ -117,6 +121,21 @@ pub fn place_fd(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// Makes a command's process die when the thread that starts it ends.
+pub fn end_with_this_thread(command: &mut Command) {
+    let parent = std::process::id();
+    let tie = move || -> io::Result<()> {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+        // We may have been orphaned before the tie was made.
+        if rustix::process::getppid().is_none_or(|pid| pid.as_raw_nonzero().get().unsigned_abs() != parent) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes two system calls and neither allocates nor takes locks.
+    unsafe { command.pre_exec(tie) };
 }
 
 /// Gives all signals their default action and an empty mask, as a new program expects them.

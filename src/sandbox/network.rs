@@ -1,0 +1,162 @@
+//! The build's private network: one network namespace, connected through pasta, which every step joins.
+//!
+//! Started when the first step asks for the default network, ended with rbuild. Nothing of the host's loopback is
+//! reachable and no abstract socket; everything else the host can reach is, cloud metadata services included, as in
+//! other container networks. Where pasta is missing or refuses, steps share the host's network.
+//! Unaware of what runs in it.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::fd::{AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{OnceLock, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sched::CloneFlags;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    fs::{CWD, FileType, Mode, OFlags},
+};
+use serde::{Deserialize, Serialize};
+
+use super::spec::Network;
+use crate::sys::{mountns, process};
+
+/// Answers name queries in a private network; pasta passes them to the host's own resolver.
+pub const NAME_SERVER: &str = "169.254.1.1";
+
+/// How long pasta may take to be ready.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The network that steps get by default.
+#[derive(Debug)]
+pub enum DefaultNetwork {
+    /// Private, through pasta.
+    Private {
+        /// The namespace.
+        namespace: OwnedFd,
+    },
+    /// The host's.
+    Host {
+        /// Why it is not private.
+        reason: String,
+    },
+}
+
+/// What the keeper of a step does about the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Attachment {
+    /// Stays where rbuild is.
+    Host,
+    /// Makes an empty one.
+    Empty,
+    /// Joins the namespace that is open here.
+    Join(PathBuf),
+}
+
+static DEFAULT: OnceLock<DefaultNetwork> = OnceLock::new();
+
+/// The default network; the first call starts it.
+pub fn default_network() -> &'static DefaultNetwork {
+    DEFAULT.get_or_init(|| match start() {
+        Ok(namespace) => DefaultNetwork::Private { namespace },
+        Err(error) => DefaultNetwork::Host { reason: error.to_string() },
+    })
+}
+
+/// What a step's wish means on this machine.
+pub(super) fn attachment(network: &Network) -> Attachment {
+    match network {
+        Network::Host => Attachment::Host,
+        Network::None => Attachment::Empty,
+        Network::Default => match default_network() {
+            DefaultNetwork::Host { .. } => Attachment::Host,
+            DefaultNetwork::Private { namespace } => {
+                Attachment::Join(PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd())))
+            }
+        },
+    }
+}
+
+/// Starts pasta from a thread that stays: pasta is tied to the thread that started it, and must not end with a worker.
+fn start() -> io::Result<OwnedFd> {
+    let (tell, told) = mpsc::channel();
+    thread::Builder::new().name("network".into()).spawn(move || match connect() {
+        Ok((namespace, mut pasta)) => {
+            let _ = tell.send(Ok(namespace));
+            let _ = pasta.wait();
+        }
+        Err(error) => drop(tell.send(Err(error))),
+    })?;
+    told.recv().unwrap_or_else(|_| Err(io::Error::other("the network thread ended")))
+}
+
+/// Makes the namespace and connects it.
+fn connect() -> io::Result<(OwnedFd, Child)> {
+    let directory = tempfile::Builder::new().prefix("rbuild-net-").tempdir()?;
+    let place = directory.path().join("net");
+    // A thread of its own: it cannot come back into a network namespace that belongs to the host.
+    let made = thread::scope(|scope| scope.spawn(|| make_namespace(&place)).join());
+    let namespace = made.unwrap_or_else(|_| Err(io::Error::other("the namespace thread ended")))?;
+    let ready = directory.path().join("ready");
+    rustix::fs::mknodat(CWD, &ready, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
+    let ready_reader = rustix::fs::open(&ready, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+    let started = start_pasta(&place, &ready).and_then(|pasta| wait_until_ready(pasta, &ready_reader));
+    // It has what it needs; nothing stays behind on disk.
+    rustix::mount::unmount(&place, rustix::mount::UnmountFlags::DETACH)?;
+    Ok((namespace, started?))
+}
+
+/// A new network namespace, also mounted at `place`: pasta gives up its rights before it opens the namespace, which it
+/// could not do through /proc then.
+fn make_namespace(place: &Path) -> io::Result<OwnedFd> {
+    const OWN: &str = "/proc/thread-self/ns/net";
+    nix::sched::unshare(CloneFlags::CLONE_NEWNET)?;
+    mountns::attach(mountns::clone_host_path(Path::new(OWN))?, File::create(place)?)?;
+    Ok(File::open(OWN)?.into())
+}
+
+fn start_pasta(namespace: &Path, ready: &Path) -> io::Result<Child> {
+    let mut command = Command::new("pasta");
+    command.arg("--netns").arg(namespace).arg("--pid").arg(ready);
+    command.args(["--netns-only", "--no-netns-quit", "--foreground", "--quiet", "--config-net", "--no-map-gw", "--runas", "0"]);
+    // No ports from or to the host's loopback.
+    command.args(["-t", "none", "-u", "none", "-T", "none", "-U", "none", "--dns-forward", NAME_SERVER]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    process::end_with_this_thread(&mut command);
+    command.spawn().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => io::Error::new(error.kind(), "pasta is not installed"),
+        _ => io::Error::new(error.kind(), format!("cannot run pasta: {error}")),
+    })
+}
+
+/// Pasta writes its process id when all is set up.
+fn wait_until_ready(mut pasta: Child, ready: &OwnedFd) -> io::Result<Child> {
+    let started = Instant::now();
+    while started.elapsed() < PATIENCE {
+        let step = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+        let mut polled = [PollFd::new(ready, PollFlags::IN)];
+        if rustix::event::poll(&mut polled, Some(&step))? > 0 && polled[0].revents().contains(PollFlags::IN) {
+            return Ok(pasta);
+        }
+        if pasta.try_wait()?.is_some() {
+            return Err(io::Error::other(format!("pasta: {}", last_words(&mut pasta))));
+        }
+    }
+    let _ = pasta.kill();
+    let _ = pasta.wait();
+    Err(io::Error::other(format!("pasta was not ready after {PATIENCE:?}")))
+}
+
+fn last_words(pasta: &mut Child) -> String {
+    let mut text = String::new();
+    if let Some(mut stderr) = pasta.stderr.take() {
+        let _ = stderr.read_to_string(&mut text);
+    }
+    let line = text.lines().rfind(|line| !line.is_empty() && !line.contains("syslog"));
+    line.unwrap_or("ended at once").to_owned()
+}
