@@ -116,9 +116,13 @@ impl Store {
     }
 }
 
-/// The full name of an entry; one that only has a short name was made by another tool.
+/// The full name of an entry. One that only has a short name was made by another tool; so was one whose two names are
+/// not of the same image: `umoci tag` copies an entry and changes the short one.
 fn name_of(entry: &Descriptor) -> Option<Reference> {
-    entry.annotations.get(IMAGE_NAME).or_else(|| entry.annotations.get(REF_NAME))?.parse().ok()
+    let short = entry.annotations.get(REF_NAME);
+    let full: Option<Reference> = entry.annotations.get(IMAGE_NAME).and_then(|text| text.parse().ok());
+    let agrees = |full: &Reference| short.is_none_or(|short| full.tag() == Some(short) || short_names(full).contains(short));
+    full.filter(agrees).or_else(|| short?.parse().ok())
 }
 
 fn without_name(mut entry: Descriptor) -> Descriptor {
@@ -178,6 +182,23 @@ mod tests {
         store.tag_all(&[name("app"), name("me/app:1"), name("localhost:5000/x")], &put(&store, "one")).unwrap();
         let short: Vec<_> = store.index().unwrap().manifests.iter().map(|entry| entry.annotations[REF_NAME].clone()).collect();
         assert_eq!(short, ["app:latest", "app", "me/app:1", "localhost:5000/x:latest", "localhost:5000/x"]);
+    }
+
+    #[test]
+    fn a_copied_entry_goes_by_its_new_short_name() {
+        let (_top, store) = store();
+        let one = put(&store, "one");
+        store.tag(&name("app"), &one).unwrap();
+        store
+            .edit_index(|entries| {
+                let mut copy = entries[0].clone();
+                copy.annotations.insert(REF_NAME.to_owned(), "theirs".to_owned());
+                entries.push(copy);
+                true
+            })
+            .unwrap();
+        store.tag(&name("app"), &put(&store, "two")).unwrap();
+        assert_eq!(store.resolve(&name("theirs")).unwrap(), Some(one));
     }
 
     #[test]
