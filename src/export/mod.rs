@@ -1,1 +1,23 @@
 //! `Image` -> destination: registry, OCI layout, docker archive, tar, local, cache. Unaware of plans and sandboxes.
+//!
+//! An image is first assembled in the store ([`write_image`]): that alone fixes its digest. Every other destination is
+//! a copy of what is there, so all of them agree. The same image, names and time always give the same bytes: entries
+//! are sorted, headers fixed. A file appears under its name only when it is whole.
+
+mod archive;
+mod destination;
+mod directory;
+mod error;
+mod layout;
+mod manifest;
+mod rootfs;
+#[cfg(test)]
+mod testing;
+
+pub use archive::{write_docker_archive, write_oci_archive};
+pub use destination::FileDestination;
+pub use directory::write_oci_directory;
+pub use error::{ExportError, Result};
+pub use layout::LayoutOptions;
+pub use manifest::{ImageOptions, write_image, write_index, write_manifest};
+pub use rootfs::{RootfsTree, write_rootfs_directory, write_rootfs_tar};
