@@ -14,8 +14,10 @@ use super::{
     layout::{Contents, LayoutOptions, OCI_LAYOUT, contents, entries, index_json},
 };
 use crate::{
-    oci::{Descriptor, Digest, Reference, media_type},
-    snapshot::{Entry, EntryKind, TarWriter, Timestamp},
+    oci::{
+        Descriptor, Digest, Reference, media_type,
+        tar::{Entry, EntryKind, TarWriter, Timestamp},
+    },
     store::Store,
 };
 
@@ -97,7 +99,7 @@ mod tests {
             manifest::{ImageOptions, write_image},
             testing::{image, store},
         },
-        snapshot::TarReader,
+        oci::tar::TarReader,
     };
 
     fn files(path: &Path) -> BTreeMap<String, Vec<u8>> {

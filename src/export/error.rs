@@ -2,7 +2,11 @@
 
 use std::{io, path::PathBuf};
 
-use crate::{oci::Digest, snapshot, store::StoreError};
+use crate::{
+    oci::{Digest, tar::ArchiveError},
+    snapshot,
+    store::StoreError,
+};
 
 /// Why an image could not be exported.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +30,8 @@ pub enum ExportError {
     NoTree(String),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     #[error("cannot export the files of the image")]
     Snapshot(#[source] snapshot::Error),
 }

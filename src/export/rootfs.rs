@@ -26,8 +26,11 @@ use super::{
     error::{ExportError, IoContext, Result},
 };
 use crate::{
-    oci::Platform,
-    snapshot::{Entry, EntryKind, Limits, TarReader, TarWriter, Timestamp, TimestampPolicy, write_merged},
+    oci::{
+        Platform,
+        tar::{Entry, EntryKind, Limits, TarReader, TarWriter, Timestamp},
+    },
+    snapshot::{TimestampPolicy, write_merged},
     sys::{remove::remove_at, root::RootDir},
 };
 
@@ -91,7 +94,7 @@ impl RootfsTree {
             let produced = producer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(ExportError::Snapshot);
             match (consumed, produced) {
                 // Broken off because of the producer's own error, which says more.
-                (Err(ExportError::Snapshot(_)), Err(error)) => Err(error),
+                (Err(ExportError::Archive(_)), Err(error)) => Err(error),
                 (Err(error), _) => Err(error),
                 (Ok(()), produced) => produced.map(drop),
             }
@@ -107,7 +110,7 @@ impl RootfsTree {
         if !prefix.is_empty() {
             visit(&self.prefix_entry(prefix), &mut tar)?;
         }
-        while let Some(mut entry) = tar.next_entry().map_err(ExportError::Snapshot)? {
+        while let Some(mut entry) = tar.next_entry()? {
             entry.path.splice(0..0, prefix.bytes());
             if let EntryKind::HardLink { target } = &mut entry.kind {
                 target.splice(0..0, prefix.bytes());
@@ -118,7 +121,7 @@ impl RootfsTree {
             visit(&entry, &mut tar)?;
         }
         // To the very end, or the producer finds its pipe broken.
-        tar.drain().map(drop).map_err(ExportError::Snapshot)
+        Ok(tar.drain().map(drop)?)
     }
 
     fn prefix_entry(&self, prefix: &str) -> Entry {

@@ -3,8 +3,10 @@
 use std::io::Write;
 
 use crate::{
-    oci::{Descriptor, DiffId, Digest, Image, ImageConfig, Layer, Platform, media_type},
-    snapshot::{Entry, EntryKind, TarWriter, Timestamp},
+    oci::{
+        Descriptor, DiffId, Digest, Image, ImageConfig, Layer, Platform, media_type,
+        tar::{Entry, EntryKind, TarWriter, Timestamp},
+    },
     store::Store,
 };
 
