@@ -39,6 +39,11 @@ impl Access {
         Self { scopes: vec![format!("repository:{}:pull,push", endpoint.repository)] }
     }
 
+    /// To be known, no more.
+    pub(super) fn none() -> Self {
+        Self { scopes: Vec::new() }
+    }
+
     /// To push, and to read from another repository while doing so.
     pub(super) fn mount(endpoint: &Endpoint, from: &str) -> Self {
         let mut access = Self::push(endpoint);

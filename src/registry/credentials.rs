@@ -86,6 +86,16 @@ impl CredentialFile {
         Self { auths: BTreeMap::from([(normalized(host), credential)]), ..Self::default() }
     }
 
+    /// The helper that keeps the credential of `host`.
+    pub fn helper(&self, host: &str) -> Option<&str> {
+        self.helpers.get(&key_of_host(host)).or(self.store.as_ref()).map(String::as_str)
+    }
+
+    /// Whether a key of `auths` stands for `host`.
+    pub fn same_host(key: &str, host: &str) -> bool {
+        normalized(key) == key_of_host(host)
+    }
+
     /// Where to look for `host`, the likeliest first: its own helper, the store for all hosts, the file's entries from
     /// `host/repository` upwards.
     pub fn lookups(&self, host: &str, repository: &str) -> Vec<Lookup> {
@@ -145,7 +155,7 @@ fn normalized(key: &str) -> String {
 }
 
 /// What helpers know Docker Hub by.
-fn server_address(host: &str) -> String {
+pub(super) fn server_address(host: &str) -> String {
     if key_of_host(host) == "docker.io" { "https://index.docker.io/v1/".to_owned() } else { host.to_owned() }
 }
 
@@ -158,22 +168,9 @@ struct HelperAnswer {
 
 /// Asks `docker-credential-<name> get` for `host`; None when it knows none.
 pub async fn ask_helper(name: &str, host: &str, search_path: Option<&OsStr>) -> Result<Option<Credential>, Error> {
-    let fail = |reason: String| Error::CredentialHelper { helper: name.to_owned(), host: host.to_owned(), reason };
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if name.is_empty() || !name.bytes().all(allowed) {
-        return Err(fail("the name of a helper has only letters, digits, `-`, `_` and `.`".to_owned()));
-    }
-    let server = server_address(host);
-    let output = timeout(Duration::from_secs(60), run_helper(name, &server, search_path));
-    let output = output.await.map_err(|_| fail("no answer within 60 s".to_owned()))?.map_err(|error| fail(error.to_string()))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    if !output.status.success() {
-        let unknown = text.contains("credentials not found") || text.contains("credentials missing");
-        // The text of a failed helper is its error message, not a secret.
-        let message = if text.trim().is_empty() { String::from_utf8_lossy(&output.stderr) } else { text };
-        return if unknown { Ok(None) } else { Err(fail(message.trim().chars().take(500).collect())) };
-    }
-    let answer: HelperAnswer = serde_json::from_str(&text).map_err(|_| fail("it does not answer with Username and Secret".to_owned()))?;
+    let Some(text) = call_helper(name, "get", host, &server_address(host), search_path).await? else { return Ok(None) };
+    let malformed = |_| helper_error(name, host, "it does not answer with Username and Secret".to_owned());
+    let answer: HelperAnswer = serde_json::from_str(&text).map_err(malformed)?;
     Ok(match answer {
         HelperAnswer { secret, .. } if secret.is_empty() => None,
         HelperAnswer { username, secret } if username == "<token>" => Some(Credential::IdentityToken(secret)),
@@ -181,17 +178,45 @@ pub async fn ask_helper(name: &str, host: &str, search_path: Option<&OsStr>) -> 
     })
 }
 
-async fn run_helper(name: &str, server: &str, search_path: Option<&OsStr>) -> std::io::Result<std::process::Output> {
+/// Has `docker-credential-<name>` do `verb` with `input`; false when it knows nothing of it.
+pub async fn tell_helper(name: &str, verb: &str, host: &str, input: &str, search_path: Option<&OsStr>) -> Result<bool, Error> {
+    call_helper(name, verb, host, input, search_path).await.map(|answer| answer.is_some())
+}
+
+fn helper_error(name: &str, host: &str, reason: String) -> Error {
+    Error::CredentialHelper { helper: name.to_owned(), host: host.to_owned(), reason }
+}
+
+/// What the helper prints; None when it has no such credential.
+async fn call_helper(name: &str, verb: &str, host: &str, input: &str, search_path: Option<&OsStr>) -> Result<Option<String>, Error> {
+    let fail = |reason: String| helper_error(name, host, reason);
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if name.is_empty() || !name.bytes().all(allowed) {
+        return Err(fail("the name of a helper has only letters, digits, `-`, `_` and `.`".to_owned()));
+    }
+    let output = timeout(Duration::from_secs(60), run_helper(name, verb, input, search_path));
+    let output = output.await.map_err(|_| fail("no answer within 60 s".to_owned()))?.map_err(|error| fail(error.to_string()))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(Some(text));
+    }
+    // What a helper prints when it fails is its error message, not a secret.
+    let message = if text.trim().is_empty() { String::from_utf8_lossy(&output.stderr).into_owned() } else { text };
+    let unknown = message.contains("credentials not found") || message.contains("credentials missing");
+    if unknown { Ok(None) } else { Err(fail(message.trim().chars().take(500).collect())) }
+}
+
+async fn run_helper(name: &str, verb: &str, input: &str, search_path: Option<&OsStr>) -> std::io::Result<std::process::Output> {
     let mut command = Command::new(format!("docker-credential-{name}"));
-    command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.arg(verb).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     if let Some(path) = search_path {
         command.env("PATH", path);
     }
     let mut child = command.spawn()?;
-    let mut input = child.stdin.take().expect("stdin is piped");
+    let mut pipe = child.stdin.take().expect("stdin is piped");
     // A helper that answers without reading is no error.
-    let _ = input.write_all(server.as_bytes()).await;
-    drop(input);
+    let _ = pipe.write_all(input.as_bytes()).await;
+    drop(pipe);
     child.wait_with_output().await
 }
 

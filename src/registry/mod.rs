@@ -11,6 +11,7 @@
 //! | `client` | [`Client`]: options, endpoints in order |
 //! | `resolve`, `download` | the pull verbs |
 //! | `push`, `upload` | the push verbs; one blob's resumable upload |
+//! | `login` | credentials asked about, kept and forgotten |
 //! | `select` | platform choice from an index, pure |
 
 mod auth;
@@ -22,6 +23,7 @@ mod download;
 mod error;
 mod exchange;
 mod host;
+mod login;
 mod push;
 mod registries;
 mod resolve;
@@ -34,6 +36,7 @@ pub use configuration::{ConfigPaths, Configuration};
 pub use credentials::Credential;
 pub use download::Received;
 pub use error::Error;
+pub use login::{Kept, remove_login, store_login};
 pub use push::Pushed;
 pub use resolve::{Head, Resolved};
 pub use retry::RetryPolicy;

@@ -144,7 +144,7 @@ impl Client {
         Ok((value, next))
     }
 
-    fn push_endpoint(&self, reference: &Reference) -> Result<Endpoint, Error> {
+    pub(super) fn push_endpoint(&self, reference: &Reference) -> Result<Endpoint, Error> {
         let mut endpoints = self.inner.configuration.endpoints(reference, Purpose::Push)?;
         Ok(endpoints.pop().expect("the registry itself is always an endpoint"))
     }

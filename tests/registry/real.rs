@@ -64,6 +64,7 @@ async fn passwords_are_asked_for_and_kept_to_their_host() {
         let credential = Credential::Password { user: USER.to_owned(), password: password.to_owned() };
         configuration.put_credential(&registry.address, credential);
         let client = Client::new(configuration, ClientOptions::default());
+        assert_eq!(client.check_login(&registry.address).await.is_ok(), good);
         if good {
             let layers = [blob(4, 2 << 20)];
             let (digest, _) = push_image(&client, &image, &layers, &[]).await;
