@@ -102,7 +102,7 @@ fn hash_tree(
     files: FileDigest<'_>,
     hasher: &mut Sha256,
 ) -> Result<(), CopyError> {
-    let matches = source.matches(view)?;
+    let selected = source.select(view)?;
     let mut records = Vec::new();
     let contents = Mutex::new(Vec::new());
     let (jobs, queue) = crossbeam_channel::bounded::<Job>(128);
@@ -112,10 +112,10 @@ fn hash_tree(
             let queue = queue.clone();
             scope.spawn(|| hash_jobs(queue, files, &contents));
         }
-        let rules = source.rules(request.exclude);
+        let rules = selected.rules(request.exclude);
         let first_names = HashMap::new();
         let mut recorder = Recorder { view, rules, records: &mut records, first_names, slots: 0, jobs: &jobs };
-        let recorded = matches.iter().try_for_each(|found| recorder.record_match(found, !source.root.is_checkout()));
+        let recorded = selected.matches.iter().try_for_each(|found| recorder.record_match(found, !source.root.is_checkout()));
         drop(jobs);
         recorded
     });

@@ -32,6 +32,14 @@ pub enum CopyError {
         /// In the source.
         path: PathBuf,
     },
+    /// A `--parents` source that is no pattern.
+    #[error("invalid pattern {pattern}: {problem}")]
+    BadPattern {
+        /// As written.
+        pattern: String,
+        /// A sentence.
+        problem: String,
+    },
     /// `--chown` of a name where there is no root filesystem to look it up in.
     #[error("invalid user index: -1")]
     NoUserDatabase,

@@ -150,7 +150,7 @@ impl<'a, 'r> Writer<'a, 'r> {
                 set_owner(to, uid, gid, self.ownership)?;
             }
         }
-        let mode = self.style.mode.apply(metadata.mode, metadata.is_directory());
+        let mode = self.style.apply_mode(metadata.mode, metadata.is_directory());
         rustix::fs::fchmod(to, Mode::from_raw_mode(mode))?;
         self.set_time(metadata, to)
     }
@@ -169,7 +169,7 @@ impl<'a, 'r> Writer<'a, 'r> {
             rustix::fs::chownat(at, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
         }
         if metadata.kind != Kind::Symlink {
-            let mode = self.style.mode.apply(metadata.mode, false);
+            let mode = self.style.apply_mode(metadata.mode, false);
             rustix::fs::chmodat(at, name, Mode::from_raw_mode(mode), AtFlags::empty())?;
         }
         let time = |own: Timestamp| timespec(self.style.time.unwrap_or(own));
@@ -229,7 +229,7 @@ fn copy_all(file: &File, to: &mut File) -> io::Result<u64> {
 fn finish_single(to: &File, style: &Style<'_>, mode: u32, time: Option<Timestamp>, ownership: Ownership) -> io::Result<()> {
     let (uid, gid) = style.owner.unwrap_or((0, 0));
     set_owner(to.as_fd(), uid, gid, ownership)?;
-    rustix::fs::fchmod(to, Mode::from_raw_mode(style.mode.apply(mode, false)))?;
+    rustix::fs::fchmod(to, Mode::from_raw_mode(style.apply_mode(mode, false)))?;
     let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
     let time = style.time.or(time).map_or(now, timespec);
     Ok(rustix::fs::futimens(to, &Timestamps { last_access: time, last_modification: time })?)

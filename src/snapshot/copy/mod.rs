@@ -15,7 +15,6 @@ mod select;
 mod tests;
 mod tree;
 mod view;
-mod wildcard;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -29,14 +28,14 @@ pub use digest::{FileDigest, digest, hash_file};
 pub(crate) use error::Context;
 pub use error::CopyError;
 pub use owner::resolve_chown;
-pub use view::Patterns;
 
 use super::{
     archive::{ArchiveOptions, add_archive, is_archive},
     layered::{Directory, Kind, LayeredRoot, NewDirectory, Place, Timestamp, clean, ensure_directory},
 };
+use crate::dockerfile::{chmod::Chmod, glob, ignore::Matcher};
 use files::Writer;
-use select::{Match, Rules};
+use select::{Include, Match, Rules};
 use view::View;
 
 /// What a COPY or ADD does.
@@ -48,7 +47,7 @@ pub struct CopyRequest<'a> {
     /// How the copied and made entries are to look.
     pub style: Style<'a>,
     /// `--exclude`, relative to each source.
-    pub exclude: Option<&'a dyn Patterns>,
+    pub exclude: Option<&'a Matcher>,
 }
 
 /// Metadata that a COPY gives instead of the source's.
@@ -57,38 +56,20 @@ pub struct Style<'a> {
     /// `--chown`, for copied and for made entries.
     pub owner: Option<(u32, u32)>,
     /// `--chmod`, for copied entries but links.
-    pub mode: ModeChange<'a>,
+    pub mode: Option<&'a Chmod>,
     /// Time for everything copied or made.
     pub time: Option<Timestamp>,
     /// Time for what has none of its own: made directories, heredocs. Now, if not given.
     pub made_time: Option<Timestamp>,
 }
 
-/// `--chmod`.
-#[derive(Clone, Copy, Default)]
-pub enum ModeChange<'a> {
-    /// Each entry keeps its mode.
-    #[default]
-    Keep,
-    /// One mode for all, for made directories too.
-    Octal(u32),
-    /// A function of an entry's mode and of whether it is a directory.
-    Symbolic(&'a (dyn Fn(u32, bool) -> u32 + Sync)),
-}
-
-impl ModeChange<'_> {
-    fn apply(&self, mode: u32, is_directory: bool) -> u32 {
-        match self {
-            Self::Keep => mode,
-            Self::Octal(octal) => *octal & 0o7777,
-            Self::Symbolic(change) => change(mode, is_directory) & 0o7777,
-        }
-    }
-}
-
 impl Style<'_> {
+    fn apply_mode(&self, mode: u32, is_directory: bool) -> u32 {
+        self.mode.map_or(mode, |change| change.apply(mode, is_directory))
+    }
+
     fn new_directory(&self) -> NewDirectory {
-        let mode = if let ModeChange::Octal(mode) = self.mode { mode & 0o777 } else { 0o755 };
+        let mode = if let Some(Chmod::Octal(mode)) = self.mode { mode & 0o777 } else { 0o755 };
         NewDirectory { mode, owner: self.owner, time: self.time.or(self.made_time) }
     }
 }
@@ -101,17 +82,8 @@ pub struct Source<'a> {
     pub path: &'a str,
     /// What to do with an archive.
     pub unpack: bool,
-    /// `--parents`: only what matches these, below `path` and with its directories.
-    pub parents: Option<Parents<'a>>,
-}
-
-/// The part of a `--parents` source behind its pivot.
-#[derive(Clone, Copy)]
-pub struct Parents<'a> {
-    /// The pattern, compiled.
-    pub patterns: &'a dyn Patterns,
-    /// The pattern as written, for the error if it has no wildcards and matches nothing.
-    pub text: &'a str,
+    /// `--parents`: the directories of `path`, from its `/./` on, are kept.
+    pub parents: bool,
 }
 
 /// Where a source comes from.
@@ -122,7 +94,7 @@ pub enum SourceRoot<'a> {
         /// Opened by [`LayeredRoot::plain`].
         tree: &'a LayeredRoot,
         /// `.dockerignore`.
-        ignore: Option<&'a dyn Patterns>,
+        ignore: Option<&'a Matcher>,
     },
     /// A stage or image; owners are kept.
     Layers(&'a LayeredRoot),
@@ -163,28 +135,34 @@ impl<'a> SourceRoot<'a> {
     }
 }
 
-impl<'a> Source<'a> {
+/// What a source's path comes to.
+struct Selected {
+    matches: Vec<Match>,
+    include: Option<Include>,
+}
+
+impl Selected {
+    fn rules<'s>(&'s self, exclude: Option<&'s Matcher>) -> Rules<'s> {
+        Rules { include: self.include.as_ref(), exclude }
+    }
+}
+
+impl Source<'_> {
     /// All entries of a tree source that its path names.
-    fn matches(&self, view: &View<'_>) -> Result<Vec<Match>, CopyError> {
+    fn select(&self, view: &View<'_>) -> Result<Selected, CopyError> {
         let plain = self.root.is_checkout();
-        let found = select::matches(view, self.path, !plain, !plain)?;
-        if let Some(parents) = &self.parents {
-            self.require(view, parents)?;
+        if !self.parents {
+            return Ok(Selected { matches: select::matches(view, self.path, !plain, !plain)?, include: None });
         }
-        Ok(found)
-    }
-
-    /// A `--parents` source without wildcards must exist.
-    fn require(&self, view: &View<'_>, parents: &Parents<'_>) -> Result<(), CopyError> {
-        if wildcard::has_wildcards(parents.text.as_bytes()) || wildcard::has_wildcards(self.path.as_bytes()) {
-            return Ok(());
+        let (base, pattern) = self.path.split_once("/./").unwrap_or(("/", self.path));
+        let pattern = glob::clean(&format!("/{pattern}"));
+        if !glob::has_wildcard(base) && !glob::has_wildcard(&pattern) {
+            // Without wildcards the path must exist.
+            let path = format!("{base}{pattern}");
+            select::matches(view, &path, false, false)?;
         }
-        let path = format!("{}/{}", self.path, parents.text);
-        select::matches(view, &path, false, false).map(drop)
-    }
-
-    fn rules(&self, exclude: Option<&'a dyn Patterns>) -> Rules<'a> {
-        Rules { include: self.parents.map(|parents| parents.patterns), exclude }
+        let include = Include::new(pattern.trim_start_matches('/'))?;
+        Ok(Selected { matches: select::matches(view, base, true, true)?, include })
     }
 }
 
@@ -234,13 +212,14 @@ struct Copying<'a, 'r> {
 
 impl<'a> Copying<'a, '_> {
     fn copy_matches(&mut self, source: &Source<'a>, view: &View<'_>) -> Result<(), CopyError> {
-        for found in source.matches(view)? {
-            if source.unpack && self.unpack_match(&found)? {
+        let selected = source.select(view)?;
+        for found in &selected.matches {
+            if source.unpack && self.unpack_match(found)? {
                 continue;
             }
             let target = self.target(found.name(), found.metadata.is_directory(), !source.root.is_checkout())?;
             let mut writer = Writer::new(self.root, self.request.style, view, &mut self.report);
-            tree::copy_match(&mut writer, &found, source.rules(self.request.exclude), target)?;
+            tree::copy_match(&mut writer, found, selected.rules(self.request.exclude), target)?;
         }
         Ok(())
     }

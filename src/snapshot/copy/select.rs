@@ -3,18 +3,19 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    os::unix::ffi::{OsStrExt, OsStringExt},
+    os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use super::{
-    CopyError,
-    error::Context,
-    view::{Patterns, View},
-    wildcard,
+use super::{CopyError, error::Context, view::View};
+use crate::{
+    dockerfile::{
+        glob::{Glob, has_wildcard},
+        ignore::Matcher,
+    },
+    snapshot::layered::{Directory, Metadata, Place, clean},
 };
-use crate::snapshot::layered::{Directory, Metadata, Place, clean};
 
 /// One path of a source, resolved.
 pub(crate) struct Match {
@@ -40,7 +41,7 @@ impl Match {
 /// Resolves a source path: all matches of a wildcard, sorted; exactly one entry of a plain path.
 pub(crate) fn matches(view: &View<'_>, path: &str, wildcards: bool, follow: bool) -> Result<Vec<Match>, CopyError> {
     let names = clean(&Path::new("/").join(path.trim_start_matches('/')));
-    let first = names.iter().position(|name| wildcards && wildcard::has_wildcards(name.as_bytes()));
+    let first = names.iter().position(|name| wildcards && has_wildcard(&name.to_string_lossy()));
     let Some(first) = first else {
         let path: PathBuf = Path::new("/").join(names.iter().collect::<PathBuf>());
         return resolve(view, path.clone(), follow)?.map(|found| vec![found]).ok_or(CopyError::NotFound { path });
@@ -99,8 +100,10 @@ fn empty_root() -> Metadata {
 /// Adds the paths below `directory` that the patterns match, one name each; links on the way are not followed.
 fn expand(view: &View<'_>, directory: &Arc<Directory>, at: &Path, patterns: &[OsString], found: &mut Vec<PathBuf>) -> std::io::Result<()> {
     let Some((pattern, rest)) = patterns.split_first() else { return Ok(()) };
+    // A pattern with a mistake in it matches nothing.
+    let Ok(pattern) = Glob::new(&pattern.to_string_lossy()) else { return Ok(()) };
     for name in directory.names()? {
-        if !wildcard::matches(pattern.as_bytes(), name.as_bytes()) {
+        if !pattern.matches(&name.to_string_lossy()) {
             continue;
         }
         let Some(metadata) = view.stat(directory, &name)? else { continue };
@@ -126,13 +129,38 @@ pub(crate) enum Decision {
     Skip,
 }
 
+/// The pattern of a `--parents` source.
+pub(crate) struct Include {
+    matcher: Matcher,
+    /// Its first names, as far as they mean only themselves.
+    literal: Vec<String>,
+}
+
+impl Include {
+    /// Reads a clean pattern; none at all is everything.
+    pub(crate) fn new(pattern: &str) -> Result<Option<Self>, CopyError> {
+        if pattern.is_empty() {
+            return Ok(None);
+        }
+        let matcher = Matcher::new([pattern]).map_err(|problem| CopyError::BadPattern { pattern: pattern.to_owned(), problem })?;
+        let is_literal = |name: &&str| !has_wildcard(name) && !name.contains('\\');
+        let literal = pattern.split('/').take_while(is_literal).map(str::to_owned).collect();
+        Ok(Some(Self { matcher, literal }))
+    }
+
+    /// Whether it is worth looking into a directory that does not match itself.
+    fn may_match_below(&self, directory: &str) -> bool {
+        directory.split('/').zip(&self.literal).all(|(name, literal)| name == literal)
+    }
+}
+
 /// Which entries below a source directory are taken.
 #[derive(Clone, Copy)]
 pub(crate) struct Rules<'a> {
     /// `--parents`: only what matches.
-    pub(crate) include: Option<&'a dyn Patterns>,
+    pub(crate) include: Option<&'a Include>,
     /// `--exclude`: not what matches.
-    pub(crate) exclude: Option<&'a dyn Patterns>,
+    pub(crate) exclude: Option<&'a Matcher>,
 }
 
 impl Rules<'_> {
@@ -146,13 +174,14 @@ impl Rules<'_> {
             return Decision::Take;
         }
         let inner = String::from_utf8_lossy(inner);
-        let included = self.include.is_none_or(|patterns| patterns.matches(&inner));
+        let included = self.include.is_none_or(|include| include.matcher.matches(&inner));
         let excluded = self.exclude.is_some_and(|patterns| patterns.matches(&inner));
         let taken_back = self.exclude.is_some_and(|patterns| patterns.has_exceptions());
         match (included && !excluded, is_directory) {
             (true, _) => Decision::Take,
             (false, false) => Decision::Skip,
             (false, true) if excluded && !taken_back => Decision::Skip,
+            (false, true) if self.include.is_some_and(|include| !include.may_match_below(&inner)) => Decision::Skip,
             (false, true) => Decision::Descend,
         }
     }

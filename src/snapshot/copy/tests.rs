@@ -143,45 +143,8 @@ fn trimmed(lines: &str) -> String {
     lines.lines().map(str::trim).filter(|line| !line.is_empty()).fold(String::new(), |text, line| text + line + "\n")
 }
 
-/// Patterns for tests: `*` within a name, `**/` for any directories, a leading `!` takes back.
-struct TestPatterns(Vec<(bool, Vec<String>)>);
-
-impl TestPatterns {
-    fn new(patterns: &[&str]) -> Self {
-        let split = |pattern: &&str| {
-            let taken_back = pattern.starts_with('!');
-            (taken_back, pattern.trim_start_matches('!').split('/').map(str::to_owned).collect())
-        };
-        Self(patterns.iter().map(split).collect())
-    }
-}
-
-fn names_match(pattern: &[String], names: &[&str]) -> bool {
-    match (pattern.split_first(), names.split_first()) {
-        (None, None) => true,
-        (Some((first, rest)), _) if first == "**" => {
-            names_match(rest, names) || names.split_first().is_some_and(|(_, names)| names_match(pattern, names))
-        }
-        (Some((first, rest)), Some((name, names))) => wildcard::matches(first.as_bytes(), name.as_bytes()) && names_match(rest, names),
-        _ => false,
-    }
-}
-
-impl Patterns for TestPatterns {
-    fn matches(&self, path: &str) -> bool {
-        let names: Vec<&str> = path.split('/').collect();
-        let mut matched = false;
-        for (taken_back, pattern) in &self.0 {
-            if *taken_back == matched && (1..=names.len()).any(|length| names_match(pattern, &names[..length])) {
-                matched = !taken_back;
-            }
-        }
-        matched
-    }
-
-    fn has_exceptions(&self) -> bool {
-        self.0.iter().any(|(taken_back, _)| *taken_back)
-    }
+fn matcher(patterns: &[&str]) -> Matcher {
+    Matcher::new(patterns).unwrap()
 }
 
 const CONTEXT: &str = "
@@ -202,8 +165,8 @@ struct Run<'a> {
     context: Tree,
     layers: Vec<Tree>,
     style: Style<'a>,
-    ignore: Option<TestPatterns>,
-    exclude: Option<TestPatterns>,
+    ignore: Option<Matcher>,
+    exclude: Option<Matcher>,
     parents: bool,
     from_stage: bool,
     unpack: bool,
@@ -222,24 +185,10 @@ impl<'a> Run<'a> {
         } else {
             LayeredRoot::plain(&self.context.root()).unwrap()
         };
-        let ignore = self.ignore.as_ref().map(|patterns| patterns as &dyn Patterns);
+        let ignore = self.ignore.as_ref();
         let root = if self.from_stage { SourceRoot::Layers(&tree) } else { SourceRoot::Context { tree: &tree, ignore } };
-        let split = |path: &&str| match path.split_once("/./") {
-            _ if !self.parents => (path.to_string(), TestPatterns::new(&[])),
-            Some((base, pattern)) => (base.to_owned(), TestPatterns::new(&[pattern])),
-            None => ("/".to_owned(), TestPatterns::new(&[path.trim_start_matches("./")])),
-        };
-        let split: Vec<(String, TestPatterns)> = sources.iter().map(split).collect();
-        let texts: Vec<String> =
-            split.iter().map(|(_, patterns)| patterns.0.first().map_or(String::new(), |(_, names)| names.join("/"))).collect();
-        let sources = split.iter().zip(&texts).map(|((path, patterns), text)| Source {
-            root,
-            path,
-            unpack: self.unpack,
-            parents: self.parents.then_some(Parents { patterns, text }),
-        });
-        let exclude = self.exclude.as_ref().map(|patterns| patterns as &dyn Patterns);
-        run(&CopyRequest { sources: sources.collect(), destination, style: self.style, exclude })
+        let sources = sources.iter().map(|path| Source { root, path, unpack: self.unpack, parents: self.parents });
+        run(&CopyRequest { sources: sources.collect(), destination, style: self.style, exclude: self.exclude.as_ref() })
     }
 
     fn lowers(&self) -> Vec<Lower> {
@@ -370,7 +319,7 @@ fn layers_show_through_as_overlayfs_shows_them() {
     assert!(source.stat(Path::new("/s/gone"), true).unwrap().is_none());
     let upper = Tree::of("");
     let mut root = LayeredRoot::new(upper.root(), Vec::new()).unwrap();
-    let source = Source { root: SourceRoot::Layers(&source), path: "/", unpack: false, parents: None };
+    let source = Source { root: SourceRoot::Layers(&source), path: "/", unpack: false, parents: false };
     let request = CopyRequest { sources: vec![source], destination: "/", style: Style::default(), exclude: None };
     super::copy(&request, &mut root).unwrap();
     let merged = "s/ 0755 @1400000000\ns/full/ 0755\ns/full/d 0644 = d\ns/h1 0644 = l\ns/h2 == s/h1\ns/l -> full";
@@ -412,14 +361,14 @@ fn metadata_is_kept_or_given() {
     check(&run.copy(&["."], "/there"), kept);
     run.from_stage = true;
     check(&run.copy(&["st", "su"], "/x/"), "x/ 0755\nx/h1 0644 9:9 = h\nx/h2 == x/h1\nx/su 4755 5:6 @1400000000 = s");
-    run.style = Style { owner: Some((33, 50)), mode: ModeChange::Octal(0o4750), ..Style::default() };
+    run.style = Style { owner: Some((33, 50)), mode: Some(&Chmod::Octal(0o4750)), ..Style::default() };
     check(
         &run.copy(&["st", "su"], "/x/y/"),
         "x/ 0750 33:50\nx/y/ 0750 33:50\nx/y/h1 4750 33:50 = h\nx/y/h2 == x/y/h1\nx/y/su 4750 33:50 @1400000000 = s",
     );
-    let change = |mode: u32, is_directory: bool| if is_directory { mode & !0o002 } else { mode | 0o111 };
-    run.style = Style { mode: ModeChange::Symbolic(&change), ..Style::default() };
-    check(&run.copy(&["st"], "/x/"), "x/ 0755\nx/h1 0755 9:9 = h\nx/h2 == x/h1");
+    let change = Chmod::parse("u=rwX,g+wx,o=").unwrap();
+    run.style = Style { mode: Some(&change), ..Style::default() };
+    check(&run.copy(&["st"], "/x/"), "x/ 0755\nx/h1 0670 9:9 = h\nx/h2 == x/h1");
     let upper = Tree::of("");
     let mut root = LayeredRoot::new(upper.root(), Vec::new()).unwrap();
     run.style = Style::default();
@@ -448,12 +397,12 @@ fn ignored_paths_do_not_exist() {
         return;
     }
     let mut run = Run::new(CONTEXT, &[]);
-    run.ignore = Some(TestPatterns::new(&["*", "!d/e"]));
+    run.ignore = Some(matcher(&["*", "!d/e"]));
     check(&run.copy(&["."], "/c/"), "c/ 0755\nc/d/ 0700\nc/d/e/ 0755\nc/d/e/z.txt 0644 = z");
     check(&run.copy(&["*"], "/c/"), "c/ 0755\nc/e/ 0755\nc/e/z.txt 0644 = z");
     check(&run.copy(&["a.txt"], "/c/"), "\"/a.txt\": not found");
     check(&run.copy(&["ld/e"], "/c/"), "\"/ld/e\": not found");
-    run.ignore = Some(TestPatterns::new(&["d"]));
+    run.ignore = Some(matcher(&["d"]));
     check(&run.copy(&["d"], "/c/"), "\"/d\": not found");
     check(&run.copy(&["d/x.txt"], "/c/"), "\"/d/x.txt\": not found");
 }
@@ -466,7 +415,7 @@ fn excludes_are_relative_to_each_source() {
     let tree = "p/q/g.txt = g\np/q/r/f.txt = f\np/s/h.md = h\np/n.md = n\ntop.txt = t";
     let mut run = Run::new(tree, &[]);
     let mut excluding = |patterns: &[&str], source: &str| {
-        run.exclude = Some(TestPatterns::new(patterns));
+        run.exclude = Some(matcher(patterns));
         run.copy(&[source], "/1/")
     };
     check(&excluding(&["q"], "p"), "1/ 0755\n1/n.md 0644 = n\n1/s/ 0755\n1/s/h.md 0644 = h");
@@ -504,7 +453,7 @@ fn heredocs_and_downloads_become_files() {
     io::Write::write_all(&mut &file, b"got").unwrap();
     let modified = Timestamp { seconds: 0, nanoseconds: 0 };
     let roots = [SourceRoot::Bytes { name: "one", bytes: b"1" }, SourceRoot::File { name: "two", file: &file, mode: 0o600, modified }];
-    let sources = roots.map(|root| Source { root, path: "", unpack: true, parents: None });
+    let sources = roots.map(|root| Source { root, path: "", unpack: true, parents: false });
     let request = CopyRequest { sources: sources.into(), destination: "/d/", style: Style::default(), exclude: None };
     super::copy(&request, &mut root).unwrap();
     check(&upper.lines(), "d/ 0755\nd/one 0644 = 1\nd/two 0600 @0 = got");

@@ -2,36 +2,40 @@
 //! Unaware of destinations.
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
     ffi::OsStr,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
 
-use crate::snapshot::layered::{Directory, LayeredRoot, Metadata, Place, walk_seen, xattrs};
-
-/// Patterns in the manner of `.dockerignore`, compiled.
-pub trait Patterns: Sync {
-    /// Whether the patterns, or those that match a directory above, match this `/`-separated relative path.
-    fn matches(&self, path: &str) -> bool;
-
-    /// Whether some pattern takes back what an earlier one matched, so that a matched directory must be looked into.
-    fn has_exceptions(&self) -> bool;
-}
+use crate::{
+    dockerfile::ignore::{Below, Matcher},
+    snapshot::layered::{Directory, LayeredRoot, Metadata, Place, walk_seen, xattrs},
+};
 
 /// One source tree as COPY sees it.
 pub(crate) struct View<'a> {
     tree: &'a LayeredRoot,
-    ignore: Option<&'a dyn Patterns>,
+    ignore: Option<&'a Matcher>,
     /// Whether owners are those of whoever made the files outside, and mean nothing inside.
     from_outside: bool,
-    seen_directories: Mutex<HashMap<PathBuf, bool>>,
+    seen_directories: RefCell<HashMap<PathBuf, bool>>,
+    /// The directories down to the last one asked about, with what matches there.
+    chain: RefCell<Vec<Ignored>>,
+}
+
+/// What the ignore file says of a directory.
+struct Ignored {
+    directory: Arc<Directory>,
+    path: PathBuf,
+    below: Below,
 }
 
 impl<'a> View<'a> {
-    pub(crate) fn new(tree: &'a LayeredRoot, ignore: Option<&'a dyn Patterns>, from_outside: bool) -> Self {
-        Self { tree, ignore, from_outside, seen_directories: Mutex::default() }
+    pub(crate) fn new(tree: &'a LayeredRoot, ignore: Option<&'a Matcher>, from_outside: bool) -> Self {
+        Self { tree, ignore, from_outside, seen_directories: RefCell::default(), chain: RefCell::default() }
     }
 
     /// Where a path leads; what is ignored does not exist.
@@ -63,19 +67,30 @@ impl<'a> View<'a> {
 
     fn is_seen(&self, directory: &Arc<Directory>, name: &OsStr, metadata: &Metadata) -> io::Result<bool> {
         let Some(ignore) = self.ignore else { return Ok(true) };
-        let path = directory.path().join(name);
-        if !ignore.matches(&path.to_string_lossy()) {
+        let (ignored, path) = self.decide(ignore, directory, name, metadata.is_directory());
+        if !ignored {
             return Ok(true);
         }
         if !metadata.is_directory() || !ignore.has_exceptions() {
             return Ok(false);
         }
-        if let Some(known) = self.seen_directories.lock().expect("no panic while locked").get(&path) {
+        if let Some(known) = self.seen_directories.borrow().get(&path) {
             return Ok(*known);
         }
         let seen = self.shows_something(directory, name)?;
-        self.seen_directories.lock().expect("no panic while locked").insert(path, seen);
+        self.seen_directories.borrow_mut().insert(path, seen);
         Ok(seen)
+    }
+
+    /// Whether an entry is ignored, and its path.
+    fn decide(&self, ignore: &Matcher, directory: &Arc<Directory>, name: &OsStr, is_directory: bool) -> (bool, PathBuf) {
+        let mut chain = self.chain.borrow_mut();
+        enter(ignore, &mut chain, directory);
+        let at = chain.last().expect("just entered");
+        let path = at.path.join(name);
+        let text = path.to_string_lossy();
+        let ignored = if is_directory { ignore.enter(&text, &at.below).0 } else { ignore.matches_below(&text, &at.below) };
+        (ignored, path)
     }
 
     /// Whether an exception brings back anything below an ignored directory.
@@ -90,4 +105,23 @@ impl<'a> View<'a> {
         }
         Ok(false)
     }
+}
+
+/// Makes `directory` the last of the chain; what is above it is there already when a tree is walked.
+fn enter(ignore: &Matcher, chain: &mut Vec<Ignored>, directory: &Arc<Directory>) {
+    if let Some(known) = chain.iter().rposition(|known| Arc::ptr_eq(&known.directory, directory)) {
+        chain.truncate(known + 1);
+        return;
+    }
+    let parent = directory.parent();
+    let entered = if Arc::ptr_eq(&parent, directory) {
+        chain.clear();
+        Ignored { directory: parent, path: PathBuf::new(), below: ignore.root() }
+    } else {
+        enter(ignore, chain, &parent);
+        let path = directory.path();
+        let below = ignore.enter(&path.to_string_lossy(), &chain.last().expect("just entered").below).1;
+        Ignored { directory: directory.clone(), path, below }
+    };
+    chain.push(entered);
 }

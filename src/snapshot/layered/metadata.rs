@@ -78,7 +78,7 @@ impl Metadata {
             modified: Timestamp { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 },
             changed: Timestamp { seconds: stat.st_ctime, nanoseconds: stat.st_ctime_nsec as u32 },
             rdev: stat.st_rdev,
-            links: stat.st_nlink as u64,
+            links: stat.st_nlink,
             device: stat.st_dev,
             inode: stat.st_ino,
         }

@@ -219,5 +219,4 @@ impl Unpacker<'_> {
 }
 
 #[cfg(test)]
-#[path = "archive_tests.rs"]
 mod tests;
