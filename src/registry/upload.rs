@@ -8,6 +8,9 @@
 //! PUT location?digest=.. (small blobs: with all bytes)
 //! ```
 //!
+//! A long body waits a moment behind its head, so that a registry that is busy or wants another token can say so
+//! before the bytes are sent for nothing (what `Expect: 100-continue` is for, which few registries answer).
+//!
 //! One PATCH with everything is what docker and crane send, so it is what every registry takes. The registry
 //! `distribution` forgets a session whose PATCH broke, so that cutting a blob into pieces would only add ways to fail.
 
@@ -18,6 +21,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
+    time::{Duration, Instant},
 };
 
 use futures_util::stream;
@@ -57,6 +61,8 @@ struct Session {
     /// The least size of a piece but the last (`OCI-Chunk-Min-Length`).
     minimum: u64,
     in_pieces: bool,
+    /// How long a refusal takes to come: twice the time of an empty request.
+    round_trip: Duration,
     /// It went on after a failure.
     resumed: bool,
 }
@@ -118,8 +124,10 @@ where
 
     async fn begin(&self) -> Result<Session, Error> {
         let request = |client: &reqwest::Client, url| client.post(url).header(CONTENT_LENGTH, 0);
+        let start = Instant::now();
         let response = self.client.exchange(&self.target, "blobs/uploads/", request).await?;
         let mut session = Session::at(self.location(&response)?);
+        session.round_trip = (2 * start.elapsed()).clamp(Duration::from_millis(20), Duration::from_millis(250));
         session.minimum = header_number(&response, "oci-chunk-min-length").unwrap_or(0);
         Ok(session)
     }
@@ -130,7 +138,7 @@ where
         let offset = session.offset;
         let in_pieces = session.in_pieces || offset > 0;
         let response = self
-            .send(&session.location, offset, length, |client, url| {
+            .send(session, &session.location, offset, length, |client, url| {
                 let request = client.patch(url).header(CONTENT_TYPE, "application/octet-stream");
                 let range = format!("{offset}-{}", offset + length - 1);
                 if in_pieces { request.header(CONTENT_RANGE, range) } else { request }
@@ -150,7 +158,7 @@ where
         url.query_pairs_mut().append_pair("digest", self.descriptor.digest.as_str());
         let rest = self.descriptor.size - session.offset;
         let request = |client: &reqwest::Client, url| client.put(url).header(CONTENT_TYPE, "application/octet-stream");
-        match self.send(&url, session.offset, rest, request).await {
+        match self.send(session, &url, session.offset, rest, request).await {
             Ok(_) => Ok(()),
             // The answer to an earlier PUT may have been what broke.
             Err(error) if self.client.has_blob_now(&self.target, self.descriptor).await => {
@@ -164,6 +172,7 @@ where
     /// Sends `length` bytes of the blob from `offset`.
     async fn send(
         &self,
+        session: &Session,
         url: &Url,
         offset: u64,
         length: u64,
@@ -179,7 +188,7 @@ where
                 return request;
             }
             sent.restart();
-            request.body(self.body(offset, length, &sent))
+            request.body(self.body(offset, length, session.round_trip, &sent))
         };
         let answer = self.client.exchange_at(&host, &self.target, url.clone(), Patience::WhileSending(&sent), with_body).await;
         // The request's own error says only "body error".
@@ -189,7 +198,7 @@ where
         })
     }
 
-    fn body(&self, offset: u64, length: u64, sent: &Arc<Sent>) -> Body {
+    fn body(&self, offset: u64, length: u64, round_trip: Duration, sent: &Arc<Sent>) -> Body {
         let reader = (self.open)(offset).map(|reader| Box::pin(reader.take(length)));
         let (progress, sent) = (self.progress.clone(), sent.clone());
         let pieces = stream::unfold((Some(reader), offset, vec![0; BUFFER]), move |(reader, mut position, mut buffer)| {
@@ -199,6 +208,9 @@ where
                     Ok(reader) => reader,
                     Err(error) => return Some((sent.failed(error), (None, position, buffer))),
                 };
+                if position == offset && length > SMALL {
+                    tokio::time::sleep(round_trip).await;
+                }
                 match reader.read(&mut buffer).await {
                     Ok(0) if position < offset + length => {
                         let error = io::Error::new(io::ErrorKind::UnexpectedEof, "the blob is shorter than its descriptor says");
@@ -245,7 +257,7 @@ where
 
 impl Session {
     fn at(location: Url) -> Self {
-        Self { location, offset: 0, minimum: 0, in_pieces: false, resumed: false }
+        Self { location, offset: 0, minimum: 0, in_pieces: false, round_trip: Duration::from_millis(50), resumed: false }
     }
 
     /// Whether `error` says that the registry no longer knows the session. What it says of the content is final, unless

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-/// Forwards `address` to a registry; `percent` of the requests go wrong.
+/// Forwards `address` to a registry; `percent` of the requests go wrong, the same ones for a seed.
 pub struct FlakyProxy {
     pub address: String,
     /// Bytes that the client sent.
@@ -34,13 +34,13 @@ enum Fault {
 }
 
 impl FlakyProxy {
-    pub fn start(registry: &str, percent: u64) -> Self {
+    pub fn start(registry: &str, percent: u64, seed: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let proxy = Self { address, bytes_up: Arc::default(), bytes_down: Arc::default(), faults: Arc::default() };
         let (up, down, faults, registry) = (proxy.bytes_up.clone(), proxy.bytes_down.clone(), proxy.faults.clone(), registry.to_owned());
         thread::spawn(move || {
-            let mut random = 0x2545_f491_4f6c_dd1d_u64;
+            let mut random = 0x2545_f491_4f6c_dd1d_u64.wrapping_mul(seed);
             for client in listener.incoming().map_while(Result::ok) {
                 let fault = draw(&mut random, percent);
                 if !matches!(fault, Fault::None) {

@@ -97,14 +97,19 @@ async fn failures_say_what_is_wrong() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pull_and_push_survive_a_bad_network() {
     let Some(registry) = RealRegistry::start(false) else { return };
+    let seeds = [1, 5, 13, 15].map(|seed| survive(&registry, seed));
+    futures_util::future::join_all(seeds).await;
+}
+
+async fn survive(registry: &RealRegistry, seed: u64) {
     let layers: Vec<_> = (10..26).map(|seed| blob(seed, 4 << 20)).collect();
     let total: u64 = layers.iter().map(|(descriptor, _)| descriptor.size).sum();
-    let proxy = FlakyProxy::start(&registry.address, 30);
+    let proxy = FlakyProxy::start(&registry.address, 30, seed);
     let notices = Arc::new(Mutex::new(Vec::new()));
     let heard = notices.clone();
     let options = ClientOptions { notice: Some(Arc::new(move |notice| heard.lock().unwrap().push(notice.to_string()))), ..quick() };
     let client = Client::new(Configuration::default(), options);
-    let image = reference(&proxy.address, "app:1");
+    let image = reference(&proxy.address, &format!("app{seed}:1"));
     let (digest, _) = push_image(&client, &image, &layers, &[]).await;
     let up = proxy.bytes_up.load(Relaxed);
     let down_before = proxy.bytes_down.load(Relaxed);
