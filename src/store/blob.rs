@@ -162,6 +162,7 @@ impl Store {
     fn name_blob(&self, temporary: &Temporary, digest: &Digest, size: u64) -> Result<()> {
         let path = self.blob_path(digest);
         self.0.leases.hold(LeaseKind::Blob, digest.hex())?;
+        self.grew();
         match fs::hard_link(temporary.path(), &path) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {

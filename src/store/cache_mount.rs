@@ -69,6 +69,7 @@ impl Store {
             self.make_copy(id, &hash, &path, fill)?;
         }
         touch(&path).at("touch", &path)?;
+        self.grew();
         Ok(CacheMountLease { path: path.join("data"), _lease: lease })
     }
 

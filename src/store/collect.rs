@@ -4,7 +4,7 @@
 //! is seen, or comes later and finds its blob missing. The slow part, deleting, is done when nothing is held any more.
 //! Unaware of why the caller wants space.
 
-use std::{fs, io};
+use std::{fs, io, sync::atomic::Ordering};
 
 use rusqlite::params;
 
@@ -68,6 +68,11 @@ impl Store {
         let mut removed = Removed::default();
         self.remove_until(max_bytes, |object| !object.is_named, &mut removed)?;
         Ok(removed)
+    }
+
+    /// As [`Store::gc`], but without a look around if nothing was added through this handle.
+    pub fn gc_if_grown(&self, max_bytes: u64) -> Result<Removed> {
+        if self.0.has_grown.load(Ordering::Relaxed) { self.gc(max_bytes) } else { Ok(Removed::default()) }
     }
 
     fn remove_until(&self, max_bytes: u64, is_wanted: impl Fn(&Object) -> bool, removed: &mut Removed) -> Result<()> {

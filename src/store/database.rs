@@ -10,7 +10,10 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, config::DbConfig};
 
-use super::error::{Result, StoreError};
+use super::{
+    error::{Result, StoreError},
+    lease::{LeaseKind, byte_of},
+};
 use crate::sys::lock::{LockFile, LockMode};
 
 /// Changes whenever a table does; a file of another version is emptied.
@@ -34,13 +37,15 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(super) struct Database {
     path: PathBuf,
+    /// The store's file of locks.
+    leases: PathBuf,
     connection: Mutex<Option<Connection>>,
 }
 
 impl Database {
     /// Where the file is; it is opened at first use.
-    pub(super) fn at(path: PathBuf) -> Self {
-        Self { path, connection: Mutex::new(None) }
+    pub(super) fn at(path: PathBuf, leases: PathBuf) -> Self {
+        Self { path, leases, connection: Mutex::new(None) }
     }
 
     /// Reads outside a transaction.
@@ -71,8 +76,8 @@ impl Database {
 
     fn open(&self) -> rusqlite::Result<Connection> {
         // One at a time: switching a new file to WAL and making its tables don't wait for each other in SQLite.
-        let gate = self.path.with_extension("sqlite.lock");
-        let lock = LockFile::open(&gate).and_then(|file| file.lock(0, LockMode::Exclusive).map(|()| file));
+        let byte = byte_of(LeaseKind::File, "meta.sqlite");
+        let lock = LockFile::open(&self.leases).and_then(|file| file.lock(byte, LockMode::Exclusive).map(|()| file));
         match open_file(&self.path) {
             Err(error) if is_broken(&error) => {
                 // Without the lock another process might be using what we are about to take away.
@@ -145,7 +150,7 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         let path = top.path().join("meta.sqlite");
         fs::write(&path, "this is not a database, and long enough to be taken for one".repeat(100)).unwrap();
-        let database = Database::at(path);
+        let database = Database::at(path, top.path().join("leases"));
         let count = database.read(|connection| connection.query_row("SELECT count(*) FROM steps", [], |row| row.get::<_, i64>(0)));
         assert_eq!(count.unwrap(), 0);
     }
@@ -157,7 +162,7 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    let database = Database::at(path.clone());
+                    let database = Database::at(path.clone(), top.path().join("leases"));
                     let insert = "INSERT OR REPLACE INTO remembered VALUES ('a', 'b', 1)";
                     database.write(|transaction| transaction.execute(insert, [])).unwrap();
                 });

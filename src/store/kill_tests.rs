@@ -33,6 +33,7 @@ fn child() {
         "writer" => (0..ROUNDS).for_each(|round| write_round(root, round % 7).unwrap()),
         "collector" => (0..ROUNDS).for_each(|round| collect_round(root, round).unwrap()),
         "once" => build_once(root),
+        "mapped" => mapped(root),
         other => panic!("no role {other}"),
     }
 }
@@ -137,4 +138,52 @@ fn many_processes_build_a_step_once() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
     assert_eq!(fs::read_to_string(top.path().join("ran")).unwrap(), "ran\n");
+}
+
+/// A snapshot as a build in a user namespace leaves it, and its removal by the namespace's root.
+fn mapped(root: &Path) {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let store = Store::open(root).unwrap();
+    let draft = store.new_snapshot().unwrap();
+    let closed = draft.fs().join("home/closed");
+    fs::create_dir_all(&closed).unwrap();
+    fs::write(closed.join("file"), "x").unwrap();
+    for path in [closed.join("file"), closed.clone(), draft.fs().join("home")] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o0)).unwrap();
+        chown(&path, Some(1000), Some(1000)).unwrap();
+    }
+    draft.commit(&SnapshotId::of_key("test", "mapped")).unwrap();
+    drop(store);
+    let store = Store::open(root).unwrap();
+    store.prune(&PruneOptions::default()).unwrap();
+    assert_eq!(fs::read_dir(root.join("snapshots")).unwrap().count() + fs::read_dir(root.join("tmp")).unwrap().count(), 0);
+    println!("all gone");
+}
+
+#[test]
+fn files_of_mapped_ids_are_removed_in_the_namespace() {
+    use std::io::{BufRead, BufReader, Read};
+    let top = tempfile::tempdir().unwrap();
+    let script = r#"echo ready; read go; exec "$0" --exact store::kill_tests::child --ignored --nocapture --quiet"#;
+    let mut command = Command::new("unshare");
+    command.args(["--user", "sh", "-c", script]).arg(env::current_exe().unwrap());
+    command.env(STORE, top.path().join("store")).env(ROLE, "mapped").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return eprintln!("skipped: no unshare: {error}"),
+    };
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    // Its root is ours, so that it may use the test's directory; all other ids are mapped as for a build.
+    let write_map = |name: &str| fs::write(format!("/proc/{}/{name}", child.id()), "0 0 1\n1 100001 65535\n");
+    if let Err(error) = write_map("uid_map").and_then(|()| write_map("gid_map")) {
+        child.kill().unwrap();
+        child.wait().unwrap();
+        return eprintln!("skipped: no user namespace with a range of ids: {error}");
+    }
+    child.stdin.take().unwrap().write_all(b"\n").unwrap();
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).unwrap();
+    assert!(child.wait().unwrap().success() && rest.contains("all gone"), "{rest}");
 }

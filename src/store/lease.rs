@@ -113,7 +113,7 @@ impl Store {
 }
 
 /// The byte that stands for an object. Two objects on one byte would only wait for each other.
-fn byte_of(kind: LeaseKind, key: &str) -> i64 {
+pub(super) fn byte_of(kind: LeaseKind, key: &str) -> i64 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&[kind as u8]);
     hasher.update(key.as_bytes());

@@ -49,7 +49,10 @@ use std::{
     fs,
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -75,7 +78,7 @@ const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 /// An `index.json` without images.
 const EMPTY_INDEX: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 
-const DIRECTORIES: [&str; 7] = ["blobs/sha256", "snapshots", "cache-mounts", "builds", "stat-cache", "tmp", "blobs"];
+const DIRECTORIES: [&str; 6] = ["blobs/sha256", "snapshots", "cache-mounts", "builds", "stat-cache", "tmp"];
 
 /// A handle on a store; cheap to clone, usable from any thread.
 #[derive(Debug, Clone)]
@@ -87,6 +90,8 @@ struct Inner {
     leases: HeldLeases,
     database: database::Database,
     used: step::UsedSteps,
+    /// Whether this handle has added anything large.
+    has_grown: AtomicBool,
 }
 
 impl Drop for Inner {
@@ -107,8 +112,9 @@ impl Store {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).at("create", path)?;
         }
         let leases = HeldLeases::open(root.join("leases"))?;
-        let database = database::Database::at(root.join("meta.sqlite"));
-        let store = Self(Arc::new(Inner { root, leases, database, used: step::UsedSteps::default() }));
+        let database = database::Database::at(root.join("meta.sqlite"), root.join("leases"));
+        let inner = Inner { root, leases, database, used: step::UsedSteps::default(), has_grown: AtomicBool::new(false) };
+        let store = Self(Arc::new(inner));
         store.create_once("oci-layout", LAYOUT)?;
         store.create_once("index.json", EMPTY_INDEX)?;
         Ok(store)
@@ -117,6 +123,11 @@ impl Store {
     /// Where it is.
     pub fn root(&self) -> &Path {
         &self.0.root
+    }
+
+    /// Notes that a garbage collection may find something to do.
+    fn grew(&self) {
+        self.0.has_grown.store(true, Ordering::Relaxed);
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -112,6 +112,7 @@ impl SnapshotDraft {
         remove_tree(&self.work()).at("remove", self.work())?;
         let path = self.store.snapshot_path(id);
         self.store.0.leases.hold(LeaseKind::Snapshot, id.as_str())?;
+        self.store.grew();
         match fs::rename(self.path(), &path) {
             Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {}
             result => result.at("commit", &path)?,
