@@ -1,14 +1,19 @@
-//! A file that appears only when it is whole: written beside its name, then renamed, never through a link.
+//! A file that appears only when it is whole, and never through a link.
 //! Unaware of what is written.
 
 use std::{
     fs::{self, File},
     io::{self, Write},
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
 };
 
-use super::error::{ExportError, IoContext, Result};
+use rustix::fs::{Mode, OFlags};
+
+use super::{
+    error::{ExportError, IoContext, Result},
+    unnamed::Unnamed,
+};
 
 /// Where one file of output goes.
 #[derive(Debug)]
@@ -28,7 +33,7 @@ pub(super) struct Output {
 
 #[derive(Debug)]
 enum Kind {
-    Beside(tempfile::NamedTempFile),
+    Unnamed(Unnamed),
     Straight(File),
 }
 
@@ -45,13 +50,11 @@ impl Output {
                     return Err(ExportError::IsDirectory { path });
                 }
                 let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                // The umask decides, as for any file that a program makes.
-                let permissions = fs::Permissions::from_mode(0o666);
-                let name = path.file_name().unwrap_or_default().to_string_lossy();
-                let prefix = format!(".{name}.");
-                let beside = tempfile::Builder::new().prefix(&prefix).permissions(permissions).tempfile_in(parent);
-                let beside = beside.at("create a file beside", &path)?;
-                Ok(Self { path, kind: Kind::Beside(beside) })
+                let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let parent = rustix::fs::open(parent, flags, Mode::empty()).at("open the directory of", &path)?;
+                let Some(name) = path.file_name() else { return Err(ExportError::IsDirectory { path }) };
+                let unnamed = Unnamed::create(parent, name).at("create", &path)?;
+                Ok(Self { path, kind: Kind::Unnamed(unnamed) })
             }
         }
     }
@@ -61,7 +64,7 @@ impl Output {
         self.flush().at("write", &self.path)?;
         match self.kind {
             Kind::Straight(_) => Ok(()),
-            Kind::Beside(beside) => beside.persist(&self.path).map(drop).map_err(|error| error.error).at("name", self.path),
+            Kind::Unnamed(unnamed) => unnamed.finish().at("name", self.path),
         }
     }
 
@@ -74,14 +77,14 @@ impl Output {
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.kind {
-            Kind::Beside(file) => file.write(bytes),
+            Kind::Unnamed(unnamed) => unnamed.file.write(bytes),
             Kind::Straight(file) => file.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match &mut self.kind {
-            Kind::Beside(file) => file.flush(),
+            Kind::Unnamed(unnamed) => unnamed.file.flush(),
             Kind::Straight(file) => file.flush(),
         }
     }

@@ -1,7 +1,8 @@
 //! `type=oci,tar=false`: an OCI layout as a directory. Added to a layout that is there; blobs first, the index last, each
-//! by a rename in an open directory, so that no link below the destination is followed. Unaware of what the blobs hold.
+//! complete when it appears, in an open directory, so that no link below the destination is followed. Unaware of what the blobs hold.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io,
     os::{
@@ -19,6 +20,7 @@ use rustix::{
 use super::{
     error::{ExportError, IoContext, Result},
     layout::{LayoutOptions, OCI_LAYOUT, contents, entries, index_json},
+    unnamed::Unnamed,
 };
 use crate::{
     oci::{Descriptor, Index},
@@ -91,18 +93,11 @@ fn put_bytes(directory: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> io::Result<
     put(directory, name, |file| io::Write::write_all(file, bytes))
 }
 
-/// Writes a file beside its name and renames it.
+/// Writes a file that appears when it is whole.
 fn put(directory: BorrowedFd<'_>, name: &str, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
-    let beside = format!(".{name}.{}", std::process::id());
-    // What a killed process of the same number left.
-    let _ = rustix::fs::unlinkat(directory, &*beside, AtFlags::empty());
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut file = File::from(rustix::fs::openat(directory, &*beside, flags, Mode::from_raw_mode(0o666))?);
-    let result = write(&mut file).and_then(|()| Ok(rustix::fs::renameat(directory, &*beside, directory, name)?));
-    if result.is_err() {
-        let _ = rustix::fs::unlinkat(directory, &*beside, AtFlags::empty());
-    }
-    result
+    let mut unnamed = Unnamed::create(directory.try_clone_to_owned()?, OsStr::new(name))?;
+    write(&mut unnamed.file)?;
+    unnamed.finish()
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod manifest;
 mod rootfs;
 #[cfg(test)]
 mod testing;
+mod unnamed;
 
 pub use archive::{write_docker_archive, write_oci_archive};
 pub use destination::FileDestination;
