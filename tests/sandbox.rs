@@ -440,6 +440,7 @@ const CASES: &[Case] = cases![
 /// Runs the cases as whoever we are; with `AS_USER` set this is the second round.
 fn run_cases(filter: Option<&str>) -> i32 {
     let who = if rustix::process::geteuid().is_root() { "root" } else { "a user" };
+    let failed_probes = probes();
     let started = Instant::now();
     let entered = sandbox::enter(&sandbox::Options::default()).unwrap();
     println!("as {who}: rung {}, {} ids, entered in {:?} {:?}", entered.rung, entered.ids, started.elapsed(), entered.reason);
@@ -447,13 +448,27 @@ fn run_cases(filter: Option<&str>) -> i32 {
         println!("  skipped: {:?}", entered.reason);
         return 0;
     }
-    let mut failed = 0;
+    let mut failed = failed_probes;
     for (name, case) in CASES.iter().filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter))) {
         let result = std::panic::catch_unwind(case);
         println!("  {name} .. {}", if result.is_ok() { "ok" } else { "FAILED" });
         failed += i32::from(result.is_err());
     }
     failed
+}
+
+/// Doctor's view, before anything is entered.
+fn probes() -> i32 {
+    let store = tempfile::tempdir().unwrap();
+    let gates = sandbox::probe(&sandbox::ProbeOptions { store: store.path().join("not/yet") });
+    for gate in &gates {
+        println!("  {} {:?}: {} -> {} {:?}", gate.name, gate.outcome, gate.said, gate.meaning, gate.fix);
+    }
+    let outcome = |name: &str| gates.iter().find(|gate| gate.name == name).map(|gate| gate.outcome);
+    let complete = ["userns", "subids", "newuidmap", "no_new_privs", "rung", "overlay", "disk"].iter().all(|name| outcome(name).is_some());
+    let left = fs::read_dir(store.path()).unwrap().count();
+    println!("  probes: complete {complete}, {left} files left");
+    i32::from(!complete || left > 0 || rustix::process::geteuid().is_root() && outcome("rung") != Some(sandbox::Outcome::Open))
 }
 
 /// Does it all again as a user with subordinate ids, where there is such a user or one can be made.
