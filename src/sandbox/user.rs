@@ -120,9 +120,12 @@ mod tests {
         "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/var/www:/bin/false\napp:x:1000:1000:app:/home/app:/bin/sh\nbad line\n";
     const GROUP: &str = "root:x:0:\nwheel:x:10:root\nwww-data:x:33:app\nstaff:x:50:app\napp:x:1000:\n";
 
+    /// uid, groups, home; or the sentence.
+    type Expected = Result<(u32, &'static [u32], &'static str), &'static str>;
+
     #[test]
     fn users_resolve_as_in_buildkit() {
-        let cases: [(&str, Result<(u32, &[u32], &str), &str>); 13] = [
+        let cases: [(&str, Expected); 13] = [
             ("", Ok((0, &[0, 10], "/root"))),
             ("root", Ok((0, &[0, 10], "/root"))),
             ("0", Ok((0, &[0, 10], "/root"))),

@@ -155,7 +155,7 @@ pub fn pivot_into(fd: impl AsFd) -> io::Result<()> {
 
 /// The magic number of the file system that holds `fd`.
 pub fn filesystem_magic(fd: impl AsFd) -> io::Result<i64> {
-    Ok(i64::from(rustix::fs::fstatfs(fd)?.f_type))
+    Ok(rustix::fs::fstatfs(fd)?.f_type)
 }
 
 /// Opens a directory of ours for use in mount calls.
