@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::http::HttpError;
+use super::{git::GitError, http::HttpError};
 use crate::{oci::tar::ArchiveError, sys::walk::WalkError};
 
 /// An error of this room.
@@ -75,6 +75,9 @@ pub enum ContextError {
     /// A file from the web.
     #[error(transparent)]
     Http(#[from] HttpError),
+    /// A tree from git.
+    #[error(transparent)]
+    Git(#[from] GitError),
     /// A directory could not be listed.
     #[error("cannot read the build context at {}", path.display())]
     Walk {

@@ -3,6 +3,7 @@
 mod archive;
 mod error;
 mod file_digests;
+pub mod git;
 pub mod http;
 mod local;
 mod redact;

@@ -7,7 +7,7 @@
 mod cache;
 mod client;
 mod error;
-mod policy;
+pub(super) mod policy;
 mod transfer;
 
 use std::{fs::File, path::PathBuf};
@@ -176,7 +176,7 @@ impl HttpSource {
 /// The name an `ADD`ed file gets in a directory: the last part of the URL's path, nothing the server says.
 pub fn file_name(url: &str) -> String {
     let Ok(url) = Url::parse(url) else { return UNNAMED.to_owned() };
-    let path = percent_decoded(url.path());
+    let path = String::from_utf8_lossy(&percent_decoded(url.path())).into_owned();
     let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     match name {
         "" | "." | ".." => UNNAMED.to_owned(),
@@ -185,7 +185,8 @@ pub fn file_name(url: &str) -> String {
     }
 }
 
-fn percent_decoded(text: &str) -> String {
+/// Undoes `%41`; what is no such sequence stays.
+pub(super) fn percent_decoded(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut index = 0;
@@ -202,7 +203,7 @@ fn percent_decoded(text: &str) -> String {
             }
         }
     }
-    String::from_utf8_lossy(&decoded).into_owned()
+    decoded
 }
 
 #[cfg(test)]

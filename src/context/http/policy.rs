@@ -30,7 +30,7 @@ pub(super) fn parse(text: &str, allow_link_local: bool) -> Result<Url, HttpError
 
 /// Why a URL is refused; the words appear as the cause of a failed redirect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refusal {
+pub(in crate::context) enum Refusal {
     #[error("redirect to something else than http or https")]
     Scheme,
     #[error("redirect to a link-local address, where clouds keep the credentials of their machines")]
@@ -38,7 +38,7 @@ pub(super) enum Refusal {
 }
 
 /// Judges a URL by what is written in it.
-pub(super) fn judge(url: &Url, allow_link_local: bool) -> Result<(), Refusal> {
+pub(in crate::context) fn judge(url: &Url, allow_link_local: bool) -> Result<(), Refusal> {
     if !matches!(url.scheme(), "http" | "https") {
         return Err(Refusal::Scheme);
     }
