@@ -527,3 +527,59 @@ fn a_workdir_is_made_for_its_user_and_left_alone_if_there() {
     }
     check(&upper.lines(), "w/ 0711 5:6\nw/sub/ 0755 1000:50\nx/ 0755 1000:50\nx/y/ 0755 1000:50");
 }
+
+#[test]
+fn devices_that_cannot_be_made_are_noted_on_empty_files() {
+    if !as_root() {
+        return;
+    }
+    let context = Tree::of("null gone");
+    let (upper, lower) = (Tree::of(""), Tree::of("etc/"));
+    let mut root = LayeredRoot::new(upper.root(), vec![Lower::Directory(lower.root())]).unwrap();
+    let tree = LayeredRoot::plain(&context.root()).unwrap();
+    let source = Source { root: SourceRoot::Context { tree: &tree, ignore: None }, path: "null", unpack: false, parents: false };
+    let request = CopyRequest { sources: vec![source], destination: "/etc/", style: Style::default(), exclude: None };
+    super::copy(&request, &mut root).unwrap();
+    check(&upper.lines(), "etc/ 0755\netc/null 0644 =");
+    assert!(root.stat(Path::new("/etc/null"), true).unwrap().is_some());
+    let mut value = [0; 16];
+    let length = rustix::fs::getxattr(upper.path().join("etc/null"), "user.rbuild.device", &mut value[..]).unwrap();
+    assert_eq!(&value[..length], b"c:0:0");
+}
+
+#[test]
+fn owners_are_written_down_where_they_cannot_be_set() {
+    let (context, upper) = (Tree::of("d/f = f"), Tree::of(""));
+    let root = LayeredRoot::new(upper.root(), Vec::new()).unwrap();
+    let mut root = root.with_ownership(super::super::Ownership::Record);
+    let tree = LayeredRoot::plain(&context.root()).unwrap();
+    let source = || Source { root: SourceRoot::Context { tree: &tree, ignore: None }, path: "d", unpack: false, parents: false };
+    let style = Style { owner: Some((5, 6)), ..Style::default() };
+    let request = CopyRequest { sources: vec![source()], destination: "/x", style, exclude: None };
+    super::copy(&request, &mut root).unwrap();
+    let recorded = |path: &str| super::super::disk::recorded_owner(File::open(upper.path().join(path)).unwrap()).unwrap();
+    assert_eq!((recorded("x"), recorded("x/f")), (Some((5, 6)), Some((5, 6))));
+    let request = CopyRequest { sources: vec![source()], destination: "/y", style: Style::default(), exclude: None };
+    super::copy(&request, &mut root).unwrap();
+    assert_eq!((recorded("y"), recorded("y/f")), (None, None));
+}
+
+#[test]
+fn nesting_ends_in_an_error_and_not_in_a_crash() {
+    let (context, upper) = (Tree::of(""), Tree::of(""));
+    let mut at: std::os::fd::OwnedFd = File::open(context.path()).unwrap().into();
+    for _ in 0..3000 {
+        rustix::fs::mkdirat(&at, "d", Mode::from_raw_mode(0o755)).unwrap();
+        at = rustix::fs::openat(&at, "d", rustix::fs::OFlags::RDONLY, Mode::empty()).unwrap();
+    }
+    let mut root = LayeredRoot::new(upper.root(), Vec::new()).unwrap();
+    let tree = LayeredRoot::plain(&context.root()).unwrap();
+    let source = Source { root: SourceRoot::Context { tree: &tree, ignore: None }, path: ".", unpack: false, parents: false };
+    let request = CopyRequest { sources: vec![source], destination: "/x", style: Style::default(), exclude: None };
+    let read = |_, open: &dyn Fn() -> io::Result<File>| hash_file(open()?);
+    assert!(super::digest(&request, &read).is_err());
+    assert!(super::copy(&request, &mut root).is_err());
+    for tree in [context, upper] {
+        crate::sys::remove::remove_tree(&tree.0.keep()).unwrap();
+    }
+}

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::snapshot::layered::{Directory, Kind, Metadata, xattrs};
 
-/// As deep as any path a program can name, and as deep as open handles are held.
-pub(crate) const MAX_DEPTH: usize = 2000;
+/// Deeper than any tree that is meant, and within a thread's stack and a process's open files.
+pub(crate) const MAX_DEPTH: usize = 256;
 
 /// A directory on the way from the match down to where we are.
 struct Level {

@@ -77,7 +77,7 @@ impl<'a> View<'a> {
         if let Some(known) = self.seen_directories.borrow().get(&path) {
             return Ok(*known);
         }
-        let seen = self.shows_something(directory, name)?;
+        let seen = self.shows_something(ignore, directory, name)?;
         self.seen_directories.borrow_mut().insert(path, seen);
         Ok(seen)
     }
@@ -94,13 +94,21 @@ impl<'a> View<'a> {
     }
 
     /// Whether an exception brings back anything below an ignored directory.
-    fn shows_something(&self, directory: &Arc<Directory>, name: &OsStr) -> io::Result<bool> {
-        let Some(child) = directory.child(name)? else { return Ok(false) };
-        for name in child.names()? {
-            if let Some(metadata) = child.stat(&name)?
-                && self.is_seen(&child, &name, &metadata)?
-            {
-                return Ok(true);
+    fn shows_something(&self, ignore: &Matcher, directory: &Arc<Directory>, name: &OsStr) -> io::Result<bool> {
+        let mut pending = vec![(directory.clone(), name.to_owned())];
+        while let Some((directory, name)) = pending.pop() {
+            let Some(child) = directory.child(&name)? else { continue };
+            if !ignore.may_except_below(&child.path().to_string_lossy()) {
+                continue;
+            }
+            for name in child.names()? {
+                let Some(metadata) = child.stat(&name)? else { continue };
+                if !self.decide(ignore, &child, &name, metadata.is_directory()).0 {
+                    return Ok(true);
+                }
+                if metadata.is_directory() {
+                    pending.push((child.clone(), name));
+                }
             }
         }
         Ok(false)
