@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn bytes_depend_neither_on_threads_nor_on_how_they_arrive() {
-        let data = sample(9_000_001);
+        let data = sample(5_000_001);
         for compression in [Compression::None, Compression::Gzip(1), Compression::GZIP, Compression::ZSTD] {
             let (one, said) = blob(&data, compression, 1, data.len());
             for (threads, step) in [(2, 65_536), (5, 1_000_003), (3, 1 << 20)] {

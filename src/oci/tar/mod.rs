@@ -11,3 +11,6 @@ pub use decompress::{Decompressed, Encoding, decompress};
 pub use error::ArchiveError;
 pub use reader::{Entry, EntryKind, Limits, TarReader, Timestamp, Xattrs};
 pub use writer::TarWriter;
+
+#[cfg(test)]
+mod tests;
