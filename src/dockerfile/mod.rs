@@ -10,6 +10,8 @@
 //! | [`ignore`] | `.dockerignore` and `--exclude` |
 //! | [`glob`] | paths and single-path patterns |
 //! | [`git_reference`] | repositories as sources |
+//! | [`lint`] | what is allowed but unwise |
+//! | [`outline`] | what a target asks for: args, secrets, ssh |
 //! | [`suggest`], [`quote`], [`position`] | for messages |
 
 pub mod chmod;
@@ -21,12 +23,16 @@ pub mod expand;
 pub mod git_reference;
 pub mod glob;
 pub mod ignore;
+pub mod lint;
 pub mod mount;
 mod number;
+pub mod outline;
 mod parse;
 pub mod ports;
 pub mod position;
+pub mod print;
 pub mod quote;
+pub mod scope;
 pub mod signal;
 pub mod spans;
 pub mod suggest;
@@ -35,4 +41,5 @@ pub mod tree;
 pub use diagnostic::Diagnostic;
 pub use parse::{parse, parse_trigger};
 pub use position::{column_of, line_of};
+pub use print::print;
 pub use tree::{Dockerfile, Span, Word};

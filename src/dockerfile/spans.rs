@@ -8,8 +8,24 @@ pub fn place_all(instruction: &mut Instruction, span: Span) {
     visit_instruction(instruction, &mut |place| *place = span);
 }
 
-/// Forgets every place in a file, for comparing trees.
-pub fn forget_all(dockerfile: &mut Dockerfile) {
+/// A file without what depends on its layout: places, the joined lines as written, empty continuation lines.
+/// For comparing what files say.
+pub fn forget_layout(mut file: Dockerfile) -> Dockerfile {
+    file.empty_continuation_lines.clear();
+    let stages = file.stages.iter_mut().flat_map(|stage| &mut stage.instructions);
+    file.global_args.iter_mut().chain(stages).for_each(forget_original);
+    forget_all(&mut file);
+    file
+}
+
+fn forget_original(instruction: &mut Instruction) {
+    instruction.original.clear();
+    if let InstructionKind::Onbuild { instruction: Some(inner), .. } = &mut instruction.kind {
+        forget_original(inner);
+    }
+}
+
+fn forget_all(dockerfile: &mut Dockerfile) {
     let forget = &mut |place: &mut Span| *place = Span::default();
     for word in [&mut dockerfile.directives.syntax, &mut dockerfile.directives.check] {
         visit_option(word, forget);

@@ -12,6 +12,10 @@ mod lines;
 mod node;
 mod words;
 
+pub(super) use directive::split as split_directive;
+pub(super) use heredoc::heredocs_of_line;
+pub(super) use lines::split_continuation;
+
 use super::diagnostic::Diagnostic;
 use super::tree::*;
 use instruction::{Item, typed};

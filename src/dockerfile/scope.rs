@@ -1,0 +1,308 @@
+//! What variables are worth, line by line, without building anything: for lint and outline.
+//! Unaware of images (the caller tells what a base sets) and of rules.
+
+use super::expand::{Expanded, Lookup, expand_heredoc, expand_word};
+use super::mount::{MountOptions, parse_mount};
+use super::tree::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Build args that are never part of the environment.
+const NOT_IN_ENVIRONMENT: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+
+/// Variables in the order they were set first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Environment(Vec<(String, String)>);
+
+impl Environment {
+    /// From pairs; later ones replace earlier ones.
+    pub fn new<N: Into<String>, V: Into<String>>(pairs: impl IntoIterator<Item = (N, V)>) -> Self {
+        let mut environment = Self::default();
+        for (name, value) in pairs {
+            environment.set(name, value);
+        }
+        environment
+    }
+
+    /// Sets or replaces.
+    pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
+        let (name, value) = (name.into(), value.into());
+        match self.0.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, known)) => *known = value,
+            None => self.0.push((name, value)),
+        }
+    }
+}
+
+impl Lookup for Environment {
+    fn get(&self, name: &str) -> Option<String> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+    }
+    fn names(&self) -> Vec<String> {
+        self.0.iter().map(|(name, _)| name.clone()).collect()
+    }
+}
+
+/// What is known of one ARG.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ArgInfo {
+    pub(super) value: String,
+    pub(super) description: String,
+    /// Names its default refers to.
+    pub(super) refers_to: BTreeSet<String>,
+    pub(super) span: Span,
+}
+
+/// The global scope: predefined args and the ARGs before the first FROM.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Globals {
+    pub(super) values: Environment,
+    pub(super) infos: BTreeMap<String, ArgInfo>,
+}
+
+impl Globals {
+    /// Evaluates the global ARGs. `predefined` are the platform args and their like.
+    pub(super) fn new(file: &Dockerfile, predefined: &[(String, String)], build_args: &BTreeMap<String, String>) -> Result<Self, String> {
+        let overridden = predefined.iter().map(|(name, value)| (name.clone(), build_args.get(name).unwrap_or(value).clone()));
+        let mut globals = Self { values: Environment::new(overridden), infos: BTreeMap::new() };
+        for instruction in &file.global_args {
+            let InstructionKind::Arg(definitions) = &instruction.kind else { continue };
+            for definition in definitions {
+                globals.define(definition, instruction, escape_of(file), build_args)?;
+            }
+        }
+        Ok(globals)
+    }
+
+    fn define(
+        &mut self,
+        definition: &ArgDefinition,
+        at: &Instruction,
+        escape: char,
+        build_args: &BTreeMap<String, String>,
+    ) -> Result<(), String> {
+        let name = &definition.name.text;
+        let mut refers_to = BTreeSet::new();
+        let value = match (build_args.get(name), &definition.default) {
+            (Some(value), _) => Some(value.clone()),
+            (None, Some(default)) => {
+                let expanded = expand_word(&default.text, escape, &self.values)?;
+                refers_to = expanded.matched;
+                // What refers to itself refers to what its earlier definition refers to.
+                if refers_to.remove(name) {
+                    refers_to.extend(self.infos.get(name).into_iter().flat_map(|info| info.refers_to.clone()));
+                }
+                Some(expanded.text)
+            }
+            (None, None) => None,
+        };
+        if let Some(value) = &value {
+            self.values.set(name, value);
+        }
+        let description = doc_comment(&at.comments, name);
+        self.infos.insert(name.clone(), ArgInfo { value: value.unwrap_or_default(), description, refers_to, span: at.span });
+        Ok(())
+    }
+}
+
+/// The escape character in force.
+pub(super) fn escape_of(file: &Dockerfile) -> char {
+    file.directives.escape.unwrap_or('\\')
+}
+
+/// `# name what it is` -> `what it is`.
+pub(super) fn doc_comment(comments: &[String], name: &str) -> String {
+    let text = comments.iter().find_map(|comment| comment.strip_prefix(name)?.strip_prefix(' '));
+    if name.is_empty() { String::new() } else { text.unwrap_or_default().to_owned() }
+}
+
+/// A stage's variables at some line.
+#[derive(Debug, Clone, Default)]
+pub(super) struct StageScope {
+    pub(super) environment: Environment,
+    /// ARGs that were declared, with a value or without.
+    pub(super) declared: Vec<String>,
+}
+
+/// What is the same for all stages.
+pub(super) struct Surroundings<'a> {
+    pub(super) escape: char,
+    pub(super) globals: &'a Globals,
+    pub(super) build_args: &'a BTreeMap<String, String>,
+}
+
+/// What happened to one ARG of a stage.
+pub(super) struct Declared {
+    /// None when it has no value.
+    pub(super) value: Option<String>,
+    /// The value is the global one: what it means is said there.
+    pub(super) inherited: bool,
+    /// The default's expansion, when it counted.
+    pub(super) default: Option<Expanded>,
+}
+
+impl StageScope {
+    /// Takes an ENV's pairs in, all of them expanded before any is set. Gives the expanded keys.
+    pub(super) fn set_env(&mut self, pairs: &KeyValues, around: &Surroundings<'_>) -> Vec<String> {
+        let text = |word: &Word| {
+            expand_word(&word.text, around.escape, &self.environment).map_or_else(|_| word.text.clone(), |expanded| expanded.text)
+        };
+        let expanded: Vec<_> = pairs.pairs.iter().map(|(key, value)| (text(key), text(value))).collect();
+        for (key, value) in &expanded {
+            self.environment.set(key, value);
+        }
+        expanded.into_iter().map(|(key, _)| key).collect()
+    }
+
+    /// Declares an ARG.
+    pub(super) fn declare(&mut self, definition: &ArgDefinition, around: &Surroundings<'_>) -> Declared {
+        let name = &definition.name.text;
+        let mut declared = Declared { value: around.build_args.get(name).cloned(), inherited: false, default: None };
+        match &definition.default {
+            _ if declared.value.is_some() => {}
+            None => {
+                declared.value = around.globals.values.get(name);
+                declared.inherited = declared.value.is_some();
+            }
+            Some(default) => {
+                declared.default = expand_word(&default.text, around.escape, &self.environment).ok();
+                declared.value = declared.default.as_ref().map(|expanded| expanded.text.clone());
+            }
+        }
+        if let Some(value) = declared.value.as_ref().filter(|_| !NOT_IN_ENVIRONMENT.contains(&name.as_str())) {
+            self.environment.set(name, value);
+        }
+        self.declared.push(name.clone());
+        declared
+    }
+
+    /// Expands what the builder expands of an instruction, in its order; ENV and ARG set nothing here.
+    pub(super) fn expand_all(&self, kind: &InstructionKind, around: &Surroundings<'_>) -> Vec<Expanded> {
+        let mut found = Vec::new();
+        let mut word = |text: &str| found.extend(expand_word(text, around.escape, &self.environment));
+        match kind {
+            InstructionKind::Add(add) => {
+                transfer_words(&add.transfer, add.checksum.as_ref()).for_each(&mut word);
+                found.extend(self.expand_bodies(&add.transfer));
+            }
+            InstructionKind::Copy(copy) => {
+                transfer_words(&copy.transfer, None).for_each(&mut word);
+                found.extend(self.expand_bodies(&copy.transfer));
+            }
+            InstructionKind::Env(pairs) | InstructionKind::Label(pairs) => {
+                pairs.pairs.iter().flat_map(|(key, value)| [&key.text, &value.text]).for_each(|text| word(text));
+            }
+            InstructionKind::Stopsignal(text) | InstructionKind::User(text) | InstructionKind::Workdir(text) => word(&text.text),
+            InstructionKind::Volume(words) => words.iter().for_each(|text| word(&text.text)),
+            InstructionKind::Run(run) => {
+                for mount in &run.mounts {
+                    let mut collect = |value: &str| {
+                        let expanded = expand_word(value, around.escape, &self.environment)?;
+                        found.push(expanded.clone());
+                        Ok(expanded.text)
+                    };
+                    // What is wrong with a mount is for the plan to say.
+                    let _ = parse_mount(&mount.text, &mut collect);
+                }
+            }
+            _ => {}
+        }
+        found
+    }
+
+    fn expand_bodies(&self, transfer: &Transfer) -> Vec<Expanded> {
+        let bodies = transfer.sources.iter().filter_map(|source| match source {
+            Source::Heredoc(heredoc) if heredoc.expand => Some(heredoc.content()),
+            _ => None,
+        });
+        bodies.filter_map(|body| expand_heredoc(&body, &self.environment).ok()).collect()
+    }
+
+    /// The mounts of a RUN that can be read.
+    pub(super) fn mounts(&self, run: &RunInstruction, escape: char) -> Vec<MountOptions> {
+        let mut expand = |value: &str| Ok(expand_word(value, escape, &self.environment)?.text);
+        run.mounts.iter().filter_map(|mount| parse_mount(&mount.text, &mut expand).ok()).collect()
+    }
+}
+
+fn transfer_words<'a>(transfer: &'a Transfer, checksum: Option<&'a Word>) -> impl Iterator<Item = &'a str> {
+    let flags = [transfer.chown.as_ref(), transfer.chmod.as_ref(), checksum].into_iter().flatten();
+    let paths = transfer.sources.iter().filter_map(|source| if let Source::Path(word) = source { Some(word) } else { None });
+    flags.chain(paths).chain([&transfer.destination]).map(|word| word.text.as_str())
+}
+
+/// Which stages each stage needs.
+#[derive(Debug, Clone, Default)]
+pub(super) struct StageGraph {
+    /// The stage that FROM names.
+    pub(super) base: Vec<Option<usize>>,
+    /// All others: COPY --from and mounts, of ONBUILD triggers of the base too.
+    pub(super) needs: Vec<Vec<usize>>,
+}
+
+impl StageGraph {
+    /// `base_names` are the FROM names after expansion.
+    pub(super) fn new(file: &Dockerfile, base_names: &[String]) -> Self {
+        let mut graph = Self::default();
+        let mut names: BTreeMap<String, usize> = BTreeMap::new();
+        for (index, stage) in file.stages.iter().enumerate() {
+            // The name of a base is looked up as written, among the stages above.
+            graph.base.push(base_names.get(index).and_then(|name| names.get(name.as_str()).copied()));
+            names.extend(stage.name.as_ref().map(|name| (name.text.to_lowercase(), index)));
+        }
+        for index in 0..file.stages.len() {
+            let needs = graph.instructions(file, index).flat_map(|instruction| sources(instruction, &names, file.stages.len())).collect();
+            graph.needs.push(needs);
+        }
+        graph
+    }
+
+    /// What a stage does: triggers of the stage it is built on, then its own instructions.
+    pub(super) fn instructions<'a>(&self, file: &'a Dockerfile, index: usize) -> impl Iterator<Item = &'a Instruction> + use<'a> {
+        let base = self.base[index].map(|base| file.stages[base].instructions.as_slice()).unwrap_or_default();
+        let triggers = base.iter().filter_map(|instruction| match &instruction.kind {
+            InstructionKind::Onbuild { instruction, .. } => instruction.as_deref(),
+            _ => None,
+        });
+        triggers.chain(&file.stages[index].instructions)
+    }
+
+    /// The stage and all it needs, in order.
+    pub(super) fn reachable(&self, target: usize) -> BTreeSet<usize> {
+        let mut seen = BTreeSet::new();
+        let mut open = vec![target];
+        while let Some(index) = open.pop() {
+            if seen.insert(index) {
+                open.extend(self.base[index]);
+                open.extend(&self.needs[index]);
+            }
+        }
+        seen
+    }
+}
+
+/// The stages that an instruction takes files from.
+fn sources(instruction: &Instruction, names: &BTreeMap<String, usize>, count: usize) -> Vec<usize> {
+    let named = |name: &str| names.get(&name.to_lowercase()).copied();
+    match &instruction.kind {
+        InstructionKind::Copy(copy) => {
+            let from = copy.from.as_ref().map(|from| from.text.as_str()).unwrap_or_default();
+            from.parse().ok().filter(|index: &usize| *index < count).or_else(|| named(from)).into_iter().collect()
+        }
+        InstructionKind::Run(run) => {
+            let from = |mount: &Word| super::mount::check_mount(&mount.text).ok().flatten();
+            run.mounts.iter().filter_map(|mount| named(&from(mount)?)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The index of the stage to build: by name in any case, else the last.
+pub(super) fn target_index(file: &Dockerfile, target: Option<&str>) -> Option<usize> {
+    match target {
+        None => file.stages.len().checked_sub(1),
+        Some(target) => {
+            let matches = |stage: &Stage| stage.name.as_ref().is_some_and(|name| name.text.to_lowercase() == target.to_lowercase());
+            file.stages.iter().rposition(matches)
+        }
+    }
+}
