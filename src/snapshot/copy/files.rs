@@ -96,8 +96,9 @@ impl<'a, 'r> Writer<'a, 'r> {
         let from = source.open_file(source_name)?;
         let mut to = target.create_file(name)?;
         self.copy_content(&from, &mut to, metadata.size)?;
-        xattrs::copy(from.as_fd(), to.as_fd(), |name| self.view.skips_xattr(name));
-        self.finish(metadata, to.as_fd())
+        self.finish(metadata, to.as_fd())?;
+        self.copy_xattrs(from.as_fd(), to.as_fd());
+        Ok(())
     }
 
     /// Clones the blocks where the file system can, else lets the kernel copy them, else copies them here.
@@ -138,6 +139,12 @@ impl<'a, 'r> Writer<'a, 'r> {
         let (major, minor) = (rustix::fs::major(metadata.rdev), rustix::fs::minor(metadata.rdev));
         disk::set_device(&file, Device { is_block, major, minor })?;
         self.finish(metadata, file.as_fd())
+    }
+
+    /// After the owner is set, which takes capabilities away; an owner written down gives way to `--chown`.
+    pub(crate) fn copy_xattrs(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
+        let given = self.style.owner.is_some();
+        xattrs::copy(from, to, |name| self.view.skips_xattr(name) || (given && name == xattrs::OWNER));
     }
 
     /// Owner and mode, then the time, which nothing may change after.

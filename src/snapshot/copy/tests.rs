@@ -529,6 +529,29 @@ fn a_workdir_is_made_for_its_user_and_left_alone_if_there() {
 }
 
 #[test]
+fn capabilities_survive_a_new_owner() {
+    if !as_root() {
+        return;
+    }
+    let mut run = Run::new("ping = p", &[]);
+    // Version 2, effective, CAP_NET_RAW.
+    let capability = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let set = rustix::fs::setxattr(run.context.path().join("ping"), "security.capability", &capability, XattrFlags::empty());
+    if let Err(error) = set {
+        println!("skipped: no capabilities on files here: {error}");
+        return;
+    }
+    run.style = Style { owner: Some((5, 6)), ..Style::default() };
+    let upper = Tree::of("");
+    let mut root = LayeredRoot::new(upper.root(), Vec::new()).unwrap();
+    run.with_request(&["ping"], "/", |request| super::copy(request, &mut root)).unwrap();
+    check(&upper.lines(), "ping 0644 5:6 = p");
+    let mut value = [0; 32];
+    let length = rustix::fs::getxattr(upper.path().join("ping"), "security.capability", &mut value[..]).unwrap();
+    assert_eq!(&value[..length], capability);
+}
+
+#[test]
 fn devices_that_cannot_be_made_are_noted_on_empty_files() {
     if !as_root() {
         return;

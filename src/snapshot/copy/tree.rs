@@ -2,7 +2,6 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    os::fd::AsFd,
     path::PathBuf,
     sync::Arc,
 };
@@ -16,7 +15,7 @@ use super::{
     select::{Decision, Match, Rules, join},
     shown,
 };
-use crate::snapshot::layered::{Directory, Kind, Metadata, xattrs};
+use crate::snapshot::layered::{Directory, Kind, Metadata};
 
 /// Deeper than any tree that is meant, and within a thread's stack and a process's open files.
 pub(crate) const MAX_DEPTH: usize = 256;
@@ -180,12 +179,13 @@ impl Walk<'_, '_, '_> {
 
     fn dress(&self, source: &Arc<Directory>, metadata: &Metadata, target: &Arc<Directory>) -> Result<(), CopyError> {
         let path = shown(target, OsStr::new(""));
-        let result = (|| {
+        let result = (|| -> std::io::Result<()> {
             let upper = target.upper()?;
+            self.writer.finish(metadata, upper)?;
             if let Ok(from) = source.fd() {
-                xattrs::copy(from, upper.as_fd(), |name| self.writer.view.skips_xattr(name));
+                self.writer.copy_xattrs(from, upper);
             }
-            self.writer.finish(metadata, upper)
+            Ok(())
         })();
         result.while_doing("copy to", PathBuf::from(&path))
     }

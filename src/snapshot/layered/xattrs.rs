@@ -8,6 +8,9 @@ use std::{
 
 use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fsetxattr};
 
+/// An owner that could not be set.
+pub(crate) const OWNER: &[u8] = b"user.rootlesscontainers";
+
 /// What overlayfs keeps about its own working; it means nothing elsewhere and must never be brought in from outside.
 pub(crate) fn is_private_to_overlay(name: &[u8]) -> bool {
     name.starts_with(b"user.overlay.") || name.starts_with(b"trusted.")
@@ -15,7 +18,7 @@ pub(crate) fn is_private_to_overlay(name: &[u8]) -> bool {
 
 /// The same and our own notes (placeholders for devices, owners kept out of band): refused from a context.
 pub(crate) fn is_private(name: &[u8]) -> bool {
-    is_private_to_overlay(name) || name.starts_with(b"user.rbuild.") || name == b"user.rootlesscontainers"
+    is_private_to_overlay(name) || name.starts_with(b"user.rbuild.") || name == OWNER
 }
 
 /// All attributes of `from` but those that `skip` names, sorted by name; none where they cannot be read.
