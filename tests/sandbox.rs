@@ -391,6 +391,51 @@ fn what_a_build_has_no_business_with_is_refused() {
     assert_eq!(output(&spec), "97\n97\n-1 1\n-1 38\n-1 1\n-1 1\n-1 1\n-1 1\n-1 38\n");
 }
 
+fn search_path() -> Vec<PathBuf> {
+    ["/usr/local/bin", "/usr/bin", "/bin"].map(PathBuf::from).to_vec()
+}
+
+fn programs_of_another_processor_run_by_an_emulator() {
+    let case = Box::new();
+    let platform = rbuild::oci::Platform::new("linux", if cfg!(target_arch = "aarch64") { "riscv64" } else { "arm64" }, None);
+    assert_eq!(sandbox::emulation::prepare(&rbuild::oci::Platform::host(), &[]).unwrap(), sandbox::Emulation::Native);
+    match sandbox::emulation::prepare(&platform, &search_path()) {
+        Ok(sandbox::Emulation::Own(path)) => println!("    by {}", path.display()),
+        other => return println!("    not tried: {other:?}"),
+    }
+    if cfg!(target_arch = "aarch64") {
+        return;
+    }
+    // write(1, "hi\n", 3); exit(42)
+    let code: [u32; 8] = [0xd280_0020, 0x1000_00e1, 0xd280_0062, 0xd280_0808, 0xd400_0001, 0xd280_0540, 0xd280_0ba8, 0xd400_0001];
+    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+    elf.resize(16, 0);
+    let base: u64 = 0x40_0000;
+    for half in [2u16, 183] {
+        elf.extend(half.to_le_bytes());
+    }
+    elf.extend(1u32.to_le_bytes());
+    for long in [base + 120, 64, 0] {
+        elf.extend(long.to_le_bytes());
+    }
+    elf.extend(0u32.to_le_bytes());
+    for half in [64u16, 56, 1, 0, 0, 0] {
+        elf.extend(half.to_le_bytes());
+    }
+    for word in [1u32, 5] {
+        elf.extend(word.to_le_bytes());
+    }
+    for long in [0, base, base, 155, 155, 0x1000] {
+        elf.extend(long.to_le_bytes());
+    }
+    elf.extend(code.iter().flat_map(|word| word.to_le_bytes()));
+    elf.extend(b"hi\n");
+    fs::write(case.path("lower/foreign"), elf).unwrap();
+    fs::set_permissions(case.path("lower/foreign"), fs::Permissions::from_mode(0o755)).unwrap();
+    let ran = try_run(&case.spec("/foreign; echo $?")).unwrap();
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("hi\n42\n", ""));
+}
+
 /// Time that a step costs beyond its command.
 fn overhead() {
     let case = Box::new();
@@ -434,6 +479,7 @@ const CASES: &[Case] = cases![
     a_directory_can_be_the_root_and_layers_may_be_many,
     owners_inside_are_real,
     what_a_build_has_no_business_with_is_refused,
+    programs_of_another_processor_run_by_an_emulator,
     overhead,
 ];
 
@@ -460,7 +506,7 @@ fn run_cases(filter: Option<&str>) -> i32 {
 /// Doctor's view, before anything is entered.
 fn probes() -> i32 {
     let store = tempfile::tempdir().unwrap();
-    let gates = sandbox::probe(&sandbox::ProbeOptions { store: store.path().join("not/yet") });
+    let gates = sandbox::probe(&sandbox::ProbeOptions { store: store.path().join("not/yet"), search_path: search_path() });
     for gate in &gates {
         println!("  {} {:?}: {} -> {} {:?}", gate.name, gate.outcome, gate.said, gate.meaning, gate.fix);
     }

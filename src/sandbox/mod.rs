@@ -4,6 +4,7 @@
 //! `main` calls [`init_if_asked`] and [`enter`] first, in this order and before any thread; then [`run`] works from any
 //! thread. See [`init`] for the processes of a step.
 
+pub mod emulation;
 pub mod enter;
 mod exec;
 mod files;
@@ -23,6 +24,7 @@ mod ssh;
 mod stubs;
 pub mod user;
 
+pub use emulation::{Emulation, EmulationError};
 pub use enter::{EnterError, Entered, Options, Rung, enter};
 pub use init::init_if_asked;
 pub use network::{DefaultNetwork, default_network};

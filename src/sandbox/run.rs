@@ -64,6 +64,7 @@ pub fn run(spec: &Spec, cancel: Option<&Cancel>, mut output: impl FnMut(Stream, 
     let mut step = Step::start(&Order { spec, network }).map_err(RunError::Start)?;
     let deadline = timeout.map(|timeout| (Instant::now() + timeout, timeout));
     let mut answer = Vec::new();
+    let mut buffer = vec![0; 65536];
     let mut sources = step.sources();
     while !sources.is_empty() {
         let ready = wait(&sources, cancel, deadline.map(|(at, _)| at)).map_err(RunError::Start)?;
@@ -71,7 +72,6 @@ pub fn run(spec: &Spec, cancel: Option<&Cancel>, mut output: impl FnMut(Stream, 
             Ready::Cancelled => return Err(RunError::Cancelled),
             Ready::TimedOut => return Err(deadline.map_or(RunError::Cancelled, |(_, timeout)| RunError::TimedOut(timeout))),
             Ready::Source(index) => {
-                let mut buffer = [0; 65536];
                 match sources[index].read(&mut buffer) {
                     Ok(0) => drop(sources.swap_remove(index)),
                     Ok(count) => match sources[index].stream() {

@@ -11,7 +11,7 @@ use std::{
 use nix::sched::CloneFlags;
 use rustix::mount::MountAttrFlags;
 
-use super::{Gate, ProbeOptions, advice, outside::in_path};
+use super::{Gate, ProbeOptions, advice};
 use crate::{
     sandbox::{
         enter::{self, Rung},
@@ -43,7 +43,7 @@ pub fn gates(options: &ProbeOptions) -> Vec<Gate> {
     let mut gates = vec![rung];
     let directory = probe_directory(&options.store);
     if entered.rung >= Rung::Single {
-        gates.extend([proc(), tmpfs(), overlay(&directory), binfmt()]);
+        gates.extend([proc(), tmpfs(), overlay(&directory), binfmt(options)]);
     }
     gates.extend([reflink(&directory), disk(&directory), cgroup()]);
     if entered.rung >= Rung::Single {
@@ -145,12 +145,12 @@ fn reflink(directory: &Path) -> Gate {
     }
 }
 
-fn binfmt() -> Gate {
+fn binfmt(options: &ProbeOptions) -> Gate {
     let gate = Gate::new("binfmt_misc", "binfmt_misc of our own, qemu in PATH, what the host has registered");
     let own = mountns::new_filesystem("binfmt_misc", &[], MountAttrFlags::empty());
     let emulators: Vec<&str> = ["aarch64", "arm", "riscv64", "ppc64le", "s390x", "x86_64"]
         .into_iter()
-        .filter(|arch| in_path(&format!("qemu-{arch}-static")).is_some())
+        .filter(|arch| options.find(&format!("qemu-{arch}-static")).is_some())
         .collect();
     let host = fs::read_dir("/proc/sys/fs/binfmt_misc")
         .map_or(0, |entries| entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("qemu-")).count());

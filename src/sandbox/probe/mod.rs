@@ -22,6 +22,15 @@ use crate::sys::process;
 pub struct ProbeOptions {
     /// Where the store is or will be; the file system is tried there.
     pub store: PathBuf,
+    /// Where programs are looked for: the directories of PATH.
+    pub search_path: Vec<PathBuf>,
+}
+
+impl ProbeOptions {
+    /// Where a program is.
+    fn find(&self, name: &str) -> Option<PathBuf> {
+        self.search_path.iter().map(|directory| directory.join(name)).find(|path| path.is_file())
+    }
 }
 
 /// How a gate was found.
@@ -73,7 +82,7 @@ impl Gate {
 
 /// Probes every gate.
 pub fn probe(options: &ProbeOptions) -> Vec<Gate> {
-    let mut gates = outside::gates();
+    let mut gates = outside::gates(options);
     match in_a_copy(|| inside::gates(options)) {
         Ok(more) => gates.extend(more),
         Err(error) => {

@@ -1,23 +1,19 @@
 //! Gates that are seen before entering: user namespaces, id ranges, their helpers, what the process may become.
 //! Unaware of what lies behind them.
 
-use std::{
-    fs, io,
-    os::unix::{ffi::OsStrExt, fs::MetadataExt},
-    path::{Path, PathBuf},
-};
+use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 
 use nix::sched::CloneFlags;
 
-use super::{Gate, advice, in_a_copy};
+use super::{Gate, ProbeOptions, advice, in_a_copy};
 use crate::{
     sandbox::idmap,
     sys::{mountns, root::RootDir},
 };
 
 /// All of them.
-pub fn gates() -> Vec<Gate> {
-    vec![user_namespace(), app_armor(), subordinate_ids(), helpers(), no_new_privs(), capabilities(), openat2()]
+pub fn gates(options: &ProbeOptions) -> Vec<Gate> {
+    vec![user_namespace(), app_armor(), subordinate_ids(), helpers(options), no_new_privs(), capabilities(), openat2()]
 }
 
 /// In a copy: a new user namespace in which we then do what AppArmor would forbid.
@@ -93,14 +89,14 @@ fn subordinate_ids() -> Gate {
     }
 }
 
-fn helpers() -> Gate {
+fn helpers(options: &ProbeOptions) -> Gate {
     let gate = Gate::new("newuidmap", "newuidmap and newgidmap in PATH, with their rights");
     if rustix::process::geteuid().is_root() {
         return gate.open("not needed by root", "root writes its own maps");
     }
     let fix = Some(format!("sudo {}", advice::install(("uidmap", "shadow-utils", "shadow-uidmap", "shadow"))));
     for name in ["newuidmap", "newgidmap"] {
-        let Some(path) = in_path(name) else {
+        let Some(path) = options.find(name) else {
             return gate.detour(format!("{name} is not installed"), "one id: the `single` rung", fix);
         };
         if !has_rights(&path) {
@@ -110,15 +106,6 @@ fn helpers() -> Gate {
         }
     }
     gate.open("installed", "a range of ids can be mapped")
-}
-
-/// Where a program is.
-pub(super) fn in_path(name: &str) -> Option<PathBuf> {
-    // Only doctor looks here: what a build starts is found by the system itself.
-    let environ = fs::read("/proc/self/environ").unwrap_or_default();
-    let path = environ.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(b"PATH="))?;
-    let mut directories = path.split(|byte| *byte == b':').map(|directory| Path::new(std::ffi::OsStr::from_bytes(directory)));
-    directories.find_map(|directory| Some(directory.join(name)).filter(|path| path.is_file()))
 }
 
 fn has_rights(path: &Path) -> bool {
