@@ -132,7 +132,8 @@ impl Stack {
         let (upper, work) = (self.home.path().join("empty"), self.home.path().join("work"));
         let roots = self.roots();
         let lowers: Vec<_> = roots.iter().map(AsFd::as_fd).collect();
-        [&upper, &work].map(|path| fs::create_dir(path).unwrap());
+        fs::create_dir(&upper).unwrap();
+        fs::create_dir(&work).unwrap();
         inherit_root(&upper, &self.paths()).unwrap();
         let upper = mountns::Upper { upper: &upper, work: &work, volatile: false };
         let mounted = mountns::overlay(&lowers, Some(upper), MountAttrFlags::empty()).unwrap();
@@ -278,6 +279,21 @@ fn unquoted(text: &str) -> Vec<u8> {
         index += width;
     }
     bytes
+}
+
+#[test]
+fn owners_that_cannot_be_set_are_written_down_and_read_back() {
+    let lines = ["d/ dir 750 10:20 @1", "d/f file 4755 1000:0 @1 \"x\"", "d/null char 666 0:5 @1 1:3", "d/link link 777 7:7 @1 -> f"];
+    let home = tempfile::tempdir().unwrap();
+    let root = RootDir::open(home.path()).unwrap();
+    let options = ApplyOptions { ownership: Ownership::Record, ..ApplyOptions::default() };
+    let report = apply_layer(&tar(&lines)[..], &root, &[], &options).unwrap();
+    assert_eq!((report.devices, report.lost_owners), (1, 1));
+    let owner = rustix::process::geteuid().as_raw();
+    let link = format!("d/link link 777 {owner}:{} @1 -> f", rustix::process::getegid().as_raw());
+    let expected = [lines[0], lines[1], &link, lines[2]].map(|line| format!("{line}\n")).concat();
+    assert_eq!(listing(&all_of(home.path())), expected);
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&fs::metadata(home.path().join("d/f")).unwrap()), owner);
 }
 
 #[test]

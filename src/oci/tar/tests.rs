@@ -92,7 +92,7 @@ fn numbers_out_of_range_are_refused() {
 
 #[test]
 fn times_before_1970_are_read_in_both_spellings() {
-    let mut reader = |archive: &[u8]| TarReader::new(archive).next_entry().unwrap().unwrap().mtime;
+    let reader = |archive: &[u8]| TarReader::new(archive).next_entry().unwrap().unwrap().mtime;
     let mut field = [0xff; 12];
     field[11] = 0xfb;
     assert_eq!(reader(&patched(file("a", b""), 136, &field)), Timestamp { seconds: -5, nanoseconds: 0 });
