@@ -5,17 +5,13 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io::{self, Read},
-    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::ContextError;
-use crate::sys::{
-    root::RootDir,
-    walk::{Decision, Entry, walk},
-};
+use crate::sys::root::RootDir;
 
 /// Dockerfiles and ignore files are written by people.
 const TEXT_LIMIT_BYTES: u64 = 16 << 20;
@@ -87,15 +83,6 @@ impl LocalContext {
         let path = self.path.join(IGNORE_FILE);
         let text = self.read_text("ignore file", &path)?;
         Ok(text.map(|text| SourceText { path, text }))
-    }
-
-    /// Everything that `decide` takes, in order of names; links are reported, never followed.
-    pub fn walk(
-        &self,
-        decide: &mut dyn FnMut(&Path, FileType) -> Decision,
-        visit: &mut dyn FnMut(&Entry<'_>) -> Result<(), ContextError>,
-    ) -> Result<(), ContextError> {
-        walk(self.root.as_fd(), decide, visit)
     }
 
     /// Links may be followed inside the context and inside the file's own directory. Outside of both they would let a

@@ -5,6 +5,7 @@ mod error;
 mod file_digests;
 pub mod git;
 pub mod http;
+mod kept;
 mod local;
 mod redact;
 mod temporary;

@@ -26,7 +26,10 @@ use self::{
     resolve::Resolved,
 };
 use super::{ContextError, TemporaryTree, http::Secrets};
-use crate::sys::root::RootDir;
+use crate::{
+    dockerfile::git_reference::{GitReference, MtimePolicy, is_commit},
+    sys::{root::RootDir, stat_key::now_ns},
+};
 
 /// How git is used.
 #[derive(Debug, Clone)]
@@ -80,7 +83,8 @@ impl GitOptions {
 /// What is wanted.
 #[derive(Clone, Copy)]
 pub struct GitRequest<'a> {
-    /// http, https, ssh, git or `user@host:path`; without fragment and query. May hold credentials, which are never shown.
+    /// http, https, ssh, git or `user@host:path`; without fragment and query, `https` when it has no scheme. May hold
+    /// credentials, which are never shown.
     pub remote: &'a str,
     /// Branch, tag, full ref name or commit; the default branch when None.
     pub reference: Option<&'a str>,
@@ -92,8 +96,28 @@ pub struct GitRequest<'a> {
     pub keep_git_dir: bool,
     /// Fetch submodules, and theirs.
     pub submodules: bool,
+    /// Files have the time of their checkout instead of the commit's.
+    pub keep_checkout_times: bool,
     /// `GIT_AUTH_TOKEN[.<host>]` and `GIT_AUTH_HEADER[.<host>]`.
     pub secrets: Secrets<'a>,
+}
+
+impl<'a> GitRequest<'a> {
+    /// What a reference asks for.
+    pub fn new(reference: &'a GitReference, secrets: Secrets<'a>) -> Self {
+        let checksum = reference.checksum.as_deref();
+        let trusted = checksum.filter(|checksum| reference.fetch_by_commit && is_commit(checksum));
+        Self {
+            remote: &reference.remote,
+            reference: trusted.or(reference.reference.as_deref()),
+            subdirectory: reference.subdirectory.as_deref(),
+            checksum,
+            keep_git_dir: reference.keep_git_dir.unwrap_or(false),
+            submodules: reference.submodules.unwrap_or(true),
+            keep_checkout_times: reference.mtime == Some(MtimePolicy::Checkout),
+            secrets,
+        }
+    }
 }
 
 /// A commit's files on disk; removed when dropped.
@@ -107,7 +131,7 @@ pub struct GitCheckout {
     pub commit: String,
     /// The full name of the ref it was found by, if it was not given by its own name.
     pub reference: Option<String>,
-    /// Committer's time, seconds since 1970; every file has it as its time.
+    /// Committer's time, seconds since 1970; every file has it as its time, unless asked otherwise.
     pub commit_time: i64,
     /// Closed to others; what is in it is as open as its modes say.
     _tree: TemporaryTree,
@@ -155,7 +179,8 @@ impl GitSource {
         if !request.keep_git_dir {
             finish::remove_git(&root).map_err(GitError::io("clean", &path))?;
         }
-        finish::settle(&root, commit_time).map_err(GitError::io("settle", &path))?;
+        let time = if request.keep_checkout_times { now_ns() / 1_000_000_000 } else { commit_time };
+        finish::settle(&root, time).map_err(GitError::io("settle", &path))?;
         let inside = Path::new(request.subdirectory.unwrap_or("").trim_start_matches('/'));
         let root = finish::subdirectory(&root, inside).map_err(|source| GitError::Subdirectory {
             subdirectory: request.subdirectory.unwrap_or("").into(),

@@ -4,7 +4,10 @@ use base64::Engine;
 use reqwest::Url;
 
 use super::{GitError, Secrets};
-use crate::context::{http::policy, redact_url};
+use crate::{
+    context::{http::policy, redact_url},
+    dockerfile::git_reference::is_valid_ref,
+};
 
 /// Transports git may use, for the repository and all its submodules.
 pub(super) const PROTOCOLS: &str = "git:http:https:ssh";
@@ -40,13 +43,15 @@ impl Remote {
         if text.starts_with('-') || text.chars().any(|character| character.is_control() || character == ' ') {
             return Err(refused("it is not a URL"));
         }
-        if !text.contains("://") {
-            return match is_scp(text) {
-                true => Ok(Self { url: text.to_owned(), shown, authorization: None }),
-                false => Err(refused("only http, https, ssh and git remotes are allowed")),
-            };
+        if is_scp(text) {
+            return Ok(Self { url: text.to_owned(), shown, authorization: None });
         }
-        let mut url = Url::parse(text).map_err(|error| refused(&error.to_string()))?;
+        // `github.com/x/y` is what Docker takes for a repository without a scheme.
+        let with_scheme = if text.starts_with("github.com/") { format!("https://{text}") } else { text.to_owned() };
+        if !with_scheme.contains("://") {
+            return Err(refused("only http, https, ssh and git remotes are allowed"));
+        }
+        let mut url = Url::parse(&with_scheme).map_err(|error| refused(&error.to_string()))?;
         if !PROTOCOLS.split(':').any(|allowed| allowed == url.scheme()) {
             return Err(refused("only http, https, ssh and git remotes are allowed"));
         }
@@ -116,38 +121,19 @@ fn is_scp(text: &str) -> bool {
 
 /// The names that git itself allows (git-check-ref-format), and nothing that looks like an option.
 pub(super) fn check_reference(reference: &str) -> Result<(), GitError> {
-    let bad_character = |c: char| c.is_control() || " ~^:?*[\\".contains(c);
-    let bad_part = |part: &str| part.is_empty() || part.starts_with('.') || part.ends_with(".lock");
-    let is_bad = reference.is_empty()
-        || reference.len() > 1024
-        || reference.starts_with('-')
-        || reference == "@"
-        || reference.ends_with('.')
-        || reference.contains("..")
-        || reference.contains("@{")
-        || reference.contains(bad_character)
-        || reference.split('/').any(bad_part);
-    match is_bad {
-        true => Err(GitError::Reference { reference: reference.to_owned() }),
-        false => Ok(()),
+    match is_valid_ref(reference) && reference.len() <= 1024 {
+        true => Ok(()),
+        false => Err(GitError::Reference { reference: reference.to_owned() }),
     }
-}
-
-/// A commit's whole name: SHA-1 or SHA-256.
-pub(super) fn is_commit(text: &str) -> bool {
-    matches!(text.len(), 40 | 64) && is_hex(text)
 }
 
 /// The beginning of a commit's name, or all of it.
 pub(super) fn check_checksum(checksum: &str) -> Result<(), GitError> {
-    match (4..=64).contains(&checksum.len()) && is_hex(checksum) {
+    let is_hex = checksum.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    match (4..=64).contains(&checksum.len()) && is_hex {
         true => Ok(()),
         false => Err(GitError::Checksum { checksum: checksum.to_owned() }),
     }
-}
-
-fn is_hex(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 #[cfg(test)]
@@ -161,6 +147,7 @@ mod tests {
         for remote in good {
             assert_eq!(Remote::parse(remote, &|_| None).unwrap().url, remote);
         }
+        assert_eq!(Remote::parse("github.com/a/b", &|_| None).unwrap().url, "https://github.com/a/b");
         let bad = [
             "ext::sh -c touch% /tmp/x",
             "ext::sh",

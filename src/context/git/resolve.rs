@@ -3,8 +3,8 @@
 use super::{
     GitError,
     command::{Call, Git},
-    remote::is_commit,
 };
+use crate::dockerfile::git_reference::is_commit;
 
 /// A version, found.
 #[derive(Debug, Clone, PartialEq, Eq)]

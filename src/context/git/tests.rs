@@ -74,7 +74,16 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 fn request(remote: &str) -> GitRequest<'_> {
-    GitRequest { remote, reference: None, subdirectory: None, checksum: None, keep_git_dir: false, submodules: true, secrets: &|_| None }
+    GitRequest {
+        remote,
+        reference: None,
+        subdirectory: None,
+        checksum: None,
+        keep_git_dir: false,
+        submodules: true,
+        keep_checkout_times: false,
+        secrets: &|_| None,
+    }
 }
 
 struct Repository {
@@ -323,6 +332,49 @@ fn files_look_the_same_whoever_fetches_them() {
         assert_eq!((metadata.permissions().mode() & 0o7777, metadata.mtime(), metadata.mtime_nsec()), (mode, TIME, 0), "{path}");
     }
     assert_eq!(std::fs::read_link(checkout.path.join("link")).unwrap(), Path::new("/etc/passwd"));
+}
+
+/// The forms of a repository's URL, through the grammar, to the files.
+#[test]
+fn fragments_and_queries_lead_to_the_same_files() {
+    let bench = Bench::new();
+    let repository = bench.repository("r.git", &[("f", "first"), ("sub/f", "sub")]);
+    repository.git(&["tag", "v1"]);
+    let first = repository.head();
+    repository.commit(&[("f", "second")]);
+    let root = bench.path("served");
+    std::fs::rename(root.join("r.git/.git"), root.join("bare")).unwrap();
+    std::fs::remove_dir_all(root.join("r.git")).unwrap();
+    std::fs::rename(root.join("bare"), root.join("r.git")).unwrap();
+    let server = bench.http();
+    let wrong = "0".repeat(40);
+    for (form, expected) in [
+        ("".to_owned(), "second"),
+        ("#main".to_owned(), "second"),
+        ("#v1".to_owned(), "first"),
+        ("#v1:sub".to_owned(), "sub"),
+        (format!("#{first}"), "first"),
+        ("?ref=v1".to_owned(), "first"),
+        ("?tag=v1".to_owned(), "first"),
+        ("?branch=main".to_owned(), "second"),
+        ("?branch=main&subdir=/sub".to_owned(), "sub"),
+        (format!("?tag=v1&commit={}", &first[..8]), "first"),
+        (format!("?checksum={first}&fetch-by-commit"), "first"),
+        (format!("?checksum={first}"), "expected checksum to match"),
+        (format!("?tag=v1&checksum={wrong}"), "expected checksum to match"),
+        ("?branch=v1".to_owned(), "repository does not contain ref"),
+        ("?tag=main".to_owned(), "repository does not contain ref"),
+    ] {
+        let url = server.url(&format!("/r.git{form}"));
+        let reference = crate::dockerfile::git_reference::parse(&url).unwrap().unwrap();
+        match bench.checkout_with(GitRequest::new(&reference, &|_| None)) {
+            Ok(checkout) => assert_eq!(read(&checkout, "f"), expected, "{form}"),
+            Err(error) => assert!(error.starts_with(expected), "{form}: {error}"),
+        }
+    }
+    let reference = crate::dockerfile::git_reference::parse(&server.url("/r.git?mtime=checkout")).unwrap().unwrap();
+    let checkout = bench.checkout_with(GitRequest::new(&reference, &|_| None)).unwrap();
+    assert!(std::fs::metadata(checkout.path.join("f")).unwrap().mtime() > TIME);
 }
 
 #[test]
