@@ -3,6 +3,6 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() {
-    rbuild::sandbox::init_if_asked();
+fn main() -> std::process::ExitCode {
+    rbuild::cli::main()
 }

@@ -1,1 +1,66 @@
 //! Scheduler, executor, cache look-up, progress events: `Plan` -> `Image`. Unaware of terminals and flags.
+
+mod assemble;
+mod bases;
+mod cache_mount;
+mod copy;
+mod engine;
+mod error;
+mod inputs;
+mod key;
+mod layer;
+mod progress;
+mod request;
+mod run;
+
+use std::sync::Arc;
+
+pub use error::{BuildError, Kind, chain};
+pub use key::{CommonFacts, Facts, ResultId, facts};
+pub use layer::Layer;
+pub use progress::{Event, OutputStream, Progress, Silent, StepId};
+pub use request::{ContextSource, LayerPolicy, Outcome, PlatformOutcome, PullPolicy, Request, Services};
+
+use crate::plan::Plan;
+
+/// Builds the target of each platform that was asked for.
+pub async fn build(request: Request, services: Services, progress: Arc<dyn Progress>) -> Result<Outcome, BuildError> {
+    let request = Arc::new(request);
+    let inputs = Arc::new(inputs::Inputs::new(request.clone(), services.clone()));
+    let dockerfile = crate::dockerfile::parse(&request.dockerfile).map_err(BuildError::from)?;
+    let mut first_step = 1;
+    let mut platforms = Vec::new();
+    for options in &request.plans {
+        let (plan, bases) = bases::plan(&dockerfile, options, &request, &services, &progress).await?;
+        let engine = engine::Engine::new(plan, bases, request.clone(), services.clone(), inputs.clone(), progress.clone(), first_step);
+        first_step += engine.steps();
+        platforms.push(engine);
+    }
+    let runs = platforms.into_iter().map(|engine| engine.run());
+    let platforms = futures_util::future::try_join_all(runs).await?;
+    if let Some(inputs) = Arc::into_inner(inputs) {
+        inputs.save_digests();
+    }
+    services.store.flush_uses().map_err(BuildError::store)?;
+    Ok(Outcome { platforms })
+}
+
+/// The build graph of each platform, with base images resolved and nothing built.
+pub async fn plan(request: &Request, services: &Services, progress: &Arc<dyn Progress>) -> Result<Vec<Plan>, BuildError> {
+    let dockerfile = crate::dockerfile::parse(&request.dockerfile).map_err(BuildError::from)?;
+    let mut plans = Vec::new();
+    for options in &request.plans {
+        plans.push(bases::plan(&dockerfile, options, request, services, progress).await?.0);
+    }
+    Ok(plans)
+}
+
+/// The directories of an image of the store, top first: what `rbuild run` mounts.
+pub async fn unpack_image(
+    image: &crate::oci::Image,
+    services: &Services,
+    progress: &Arc<dyn Progress>,
+) -> Result<Vec<std::path::PathBuf>, BuildError> {
+    let stack = Layer::base_stack(&image.layers, &layer::BlobSource::Store, StepId(0));
+    layer::directories(&stack, services, progress).await
+}

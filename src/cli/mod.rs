@@ -1,1 +1,45 @@
 //! Arguments, printers, exit codes; the only room that prints, reads the environment or knows HOME.
+
+mod args;
+mod build;
+mod environment;
+mod failure;
+mod outputs;
+mod progress;
+mod request;
+mod run;
+mod services;
+mod write;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Verb};
+use failure::{EXIT_USAGE, Failure};
+
+/// The whole program. Call it first thing in `main`, while there is one thread.
+pub fn main() -> ExitCode {
+    crate::sandbox::init_if_asked();
+    let words = args::with_default_verb(std::env::args_os().collect());
+    let cli = match Cli::try_parse_from(words) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are errors to clap, and successes to the shell.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
+    match &cli.verb {
+        Verb::Build(args) => build::build(&cli, args),
+        Verb::Run(args) => run::run(&cli, args),
+        Verb::Images(args) => build::images(&cli, args),
+    }
+}

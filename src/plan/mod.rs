@@ -1,1 +1,35 @@
-//! Tree + args + base configs -> build graph. Pure: same inputs, same `Plan`. Unaware of IO, clock and environment.
+//! Tree + args + base configs -> build graph. Pure: same inputs, same [`Plan`].
+//! Unaware of IO, clock and environment.
+//!
+//! The order of questions: [`missing_bases`] says which base images the target needs (only what is reachable from it);
+//! when the answer is empty, [`lower`] makes the plan. Triggers of ONBUILD may bring new bases, so the caller asks again
+//! after each answer.
+
+mod environment;
+mod graph;
+mod lower;
+mod options;
+mod stages;
+
+pub use graph::{
+    BaseKey, BaseSource, CacheSharing, CopyOp, CopySource, HistoryEntry, Input, Mount, MountKind, NetworkMode, Op, Plan, RunOp, Script,
+    SourceFrom, Target, Vertex, VertexId, WorkdirOp,
+};
+pub use options::{Base, Bases, ContextKind, Options, RunDefaults, Ulimit};
+pub use stages::default_context;
+
+use crate::dockerfile::{Diagnostic, Dockerfile};
+
+/// The base images that the target needs and `bases` lacks; empty when [`lower`] can run.
+pub fn missing_bases(dockerfile: &Dockerfile, options: &Options, bases: &Bases) -> Result<Vec<BaseKey>, Diagnostic> {
+    Ok(stages::resolve(dockerfile, options, bases)?.missing)
+}
+
+/// The build graph of the target. Call when [`missing_bases`] is empty.
+pub fn lower(dockerfile: &Dockerfile, options: &Options, bases: &Bases) -> Result<Plan, Diagnostic> {
+    let stages = stages::resolve(dockerfile, options, bases)?;
+    if let Some(key) = stages.missing.first() {
+        return Err(Diagnostic::whole(format!("base image {key} was not resolved")));
+    }
+    lower::lower(dockerfile, options, bases, stages)
+}

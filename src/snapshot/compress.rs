@@ -5,6 +5,7 @@
 //! deflate with the 32 KiB before it as dictionary, each ended by a sync flush. zstd is a row of independent 4 MiB frames.
 //! Unaware of tar and of hashing.
 
+use crate::oci::media_type;
 use std::{io, sync::Arc, thread::JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -17,7 +18,7 @@ const ZSTD_FRAME_SIZE: usize = 4 << 20;
 pub(super) const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 
 /// How a layer is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Compression {
     /// Not at all.
     None,
@@ -27,11 +28,26 @@ pub enum Compression {
     Zstd(i32),
 }
 
+impl Default for Compression {
+    fn default() -> Self {
+        Self::GZIP
+    }
+}
+
 impl Compression {
     /// gzip as docker and buildkit do it by default.
     pub const GZIP: Self = Self::Gzip(6);
     /// zstd at its own default.
     pub const ZSTD: Self = Self::Zstd(3);
+
+    /// What a registry calls a layer that is written so.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::None => media_type::OCI_LAYER,
+            Self::Gzip(_) => media_type::OCI_LAYER_GZIP,
+            Self::Zstd(_) => media_type::OCI_LAYER_ZSTD,
+        }
+    }
 
     pub(super) fn block_size(self) -> usize {
         match self {

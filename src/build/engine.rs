@@ -1,0 +1,454 @@
+//! Decides for each vertex whether an earlier result stands or the work is to be done, and does it; independent vertices
+//! at the same time.
+//!
+//! A vertex is realised once (its cell). First its parent is, then its definition key is looked up, which takes its
+//! input stages by the results they had before: on a hit they are never realised. On a miss they are, and the content
+//! key takes them by the digest of the used paths. On a miss again the step runs, alone among all processes that would
+//! run it (a lease on its key).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::{BoxFuture, FutureExt, join_all, try_join_all};
+use tokio::sync::OnceCell;
+
+use crate::{
+    build::{
+        BuildError, Event, Facts, Kind, Layer, Progress, ResultId, StepId,
+        assemble::{self, NewLayer},
+        bases::ResolvedBases,
+        facts,
+        inputs::Inputs,
+        key::{mount_name, source_name},
+        layer::{Stack, blocking},
+        request::{LayerPolicy, PlatformOutcome, Request, Services},
+    },
+    plan::{Input, MountKind, Op, Plan, SourceFrom, VertexId},
+    store::{LeaseKind, SnapshotId},
+};
+
+/// A vertex that is done.
+#[derive(Clone)]
+pub struct Realised {
+    /// Identity of its root filesystem.
+    pub result: ResultId,
+    /// Its root filesystem.
+    pub stack: Arc<Stack>,
+}
+
+/// What the store remembers of a step.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+struct Record {
+    /// Identity of the layer that it made.
+    layer: String,
+    /// When it was made.
+    created: jiff::Timestamp,
+    /// Its blobs, by the way they are written.
+    blobs: Vec<(LayerPolicy, crate::oci::Layer)>,
+}
+
+/// One plan in execution.
+pub struct Engine {
+    pub(super) plan: Plan,
+    pub(super) bases: ResolvedBases,
+    pub(super) request: Arc<Request>,
+    pub(super) services: Services,
+    pub(super) inputs: Arc<Inputs>,
+    pub(super) progress: Arc<dyn Progress>,
+    first_step: usize,
+    /// Vertices whose layers are in the result: their blobs are made while the build goes on.
+    in_result: BTreeSet<VertexId>,
+    realised: Vec<OnceCell<Result<Realised, BuildError>>>,
+    identities: Vec<OnceCell<Option<ResultId>>>,
+    /// The record that each realised vertex has, and the keys it stands under.
+    records: Vec<Mutex<Option<(Record, Vec<String>)>>>,
+    /// Content digests of inputs, by vertex and name of the fact.
+    contents: Mutex<BTreeMap<(VertexId, String), ContentCell>>,
+}
+
+/// A content digest that is worked out once.
+type ContentCell = Arc<OnceCell<Result<String, BuildError>>>;
+
+impl Engine {
+    pub fn new(
+        plan: Plan,
+        bases: ResolvedBases,
+        request: Arc<Request>,
+        services: Services,
+        inputs: Arc<Inputs>,
+        progress: Arc<dyn Progress>,
+        first_step: usize,
+    ) -> Arc<Self> {
+        let mut in_result = BTreeSet::new();
+        let mut next = plan.target.root;
+        while let Some(id) = next {
+            in_result.insert(id);
+            next = plan.vertices[id.0].parent;
+        }
+        let realised = plan.vertices.iter().map(|_| OnceCell::new()).collect();
+        let identities = plan.vertices.iter().map(|_| OnceCell::new()).collect();
+        let records = plan.vertices.iter().map(|_| Mutex::default()).collect();
+        let contents = Mutex::default();
+        Arc::new(Self { plan, bases, request, services, inputs, progress, first_step, in_result, realised, identities, records, contents })
+    }
+
+    /// How many steps its events speak of.
+    pub fn steps(&self) -> usize {
+        self.plan.vertices.len()
+    }
+
+    /// Builds the target.
+    pub async fn run(self: Arc<Self>) -> Result<PlatformOutcome, BuildError> {
+        for (index, vertex) in self.plan.vertices.iter().enumerate() {
+            let inputs: Vec<StepId> = vertex.inputs().into_iter().map(|id| self.step(id)).collect();
+            self.progress.event(Event::Declared { step: self.step(VertexId(index)), name: &vertex.name, inputs: &inputs });
+        }
+        let target = &self.plan.target;
+        let stack = match target.root {
+            Some(root) => self.clone().realise(root).await?.stack,
+            None => Arc::default(),
+        };
+        let new = stack.iter().filter(|layer| layer.created().is_some());
+        let new_layers = try_join_all(new.map(|layer| async {
+            let blob = layer.blob(self.request.layers, &self.services, &self.progress).await?;
+            Ok::<_, BuildError>(NewLayer { layer: blob, created: layer.created().unwrap_or_default() })
+        }));
+        let new_layers = new_layers.await?;
+        self.remember_blobs()?;
+        let base = target.base.as_ref().and_then(|key| self.bases.get(key));
+        let image = assemble::assemble(target, base.map(|found| &found.base), &new_layers);
+        let base = target.base.as_ref().zip(base).map(|(key, found)| (key.to_string(), found.base.digest.clone()));
+        Ok(PlatformOutcome { platform: target.platform.clone(), image, stack: stack.to_vec(), epoch: target.epoch, base })
+    }
+
+    pub(super) fn step(&self, id: VertexId) -> StepId {
+        StepId(self.first_step + id.0)
+    }
+
+    /// The vertex's result; worked out once, whoever asks.
+    pub(super) fn realise(self: Arc<Self>, id: VertexId) -> BoxFuture<'static, Result<Realised, BuildError>> {
+        async move {
+            let made = self.realised[id.0].get_or_init(|| {
+                let this = self.clone();
+                // A task of its own: work goes on in parallel whoever polls.
+                async move {
+                    match tokio::spawn(async move { this.work_out(id).await }).await {
+                        Ok(result) => result,
+                        Err(error) => std::panic::resume_unwind(error.into_panic()),
+                    }
+                }
+            });
+            made.await.clone()
+        }
+        .boxed()
+    }
+
+    async fn work_out(self: Arc<Self>, id: VertexId) -> Result<Realised, BuildError> {
+        let vertex = &self.plan.vertices[id.0];
+        if let Op::Image(key) = &vertex.op {
+            return self.image(id, key);
+        }
+        // Stages that have to be built anyway start now, beside the parent.
+        let eager = self.clone().realise_unknown_inputs(id);
+        let parent = async {
+            match vertex.parent {
+                Some(parent) => self.clone().realise(parent).await,
+                None => Ok(Realised { result: ResultId::scratch(), stack: Arc::default() }),
+            }
+        };
+        let (eager, parent) = tokio::join!(eager, parent);
+        let parent = parent?;
+        eager?;
+        self.with_parent(id, parent).await.map_err(|error| error.at(vertex.span))
+    }
+
+    fn image(&self, id: VertexId, key: &crate::plan::BaseKey) -> Result<Realised, BuildError> {
+        let found = self.bases.get(key).ok_or_else(|| BuildError::new(Kind::Base, format!("base image {key} was not resolved")))?;
+        let step = self.step(id);
+        let stack = Layer::base_stack(&found.base.image.layers, &found.source, step);
+        self.progress.event(Event::Started { step });
+        self.progress.event(Event::Finished { step, duration: Duration::ZERO });
+        Ok(Realised { result: base_result(&found.base.image), stack: Arc::new(stack) })
+    }
+
+    async fn realise_unknown_inputs(self: Arc<Self>, id: VertexId) -> Result<(), BuildError> {
+        let inputs = stage_inputs(&self.plan.vertices[id.0].op);
+        let known = join_all(inputs.iter().map(|input| self.identity(*input))).await;
+        let unknown = inputs.iter().zip(known).filter(|(_, identity)| identity.is_none()).map(|(input, _)| *input);
+        try_join_all(unknown.map(|input| self.clone().realise(input))).await.map(drop)
+    }
+
+    async fn with_parent(self: &Arc<Self>, id: VertexId, parent: Realised) -> Result<Realised, BuildError> {
+        let vertex = &self.plan.vertices[id.0];
+        let by_definition = match vertex.ignore_cache {
+            true => None,
+            false => self.definition_facts(id, &parent.result).await?,
+        };
+        if let Some(facts) = &by_definition
+            && let Some(record) = self.usable_record(&facts.key())?
+        {
+            self.note_record(id, &record, vec![facts.key()]);
+            return Ok(self.cached(id, record, &parent));
+        }
+        let inputs = stage_inputs(&vertex.op);
+        try_join_all(inputs.iter().map(|input| self.clone().realise(*input))).await?;
+        let by_content = self.content_facts(id, &parent.result).await?;
+        let key = by_content.key();
+        let _lease = self.lease(id, &key).await?;
+        if !vertex.ignore_cache
+            && let Some(record) = self.usable_record(&key)?
+        {
+            self.write_record(id, &parent.result, key.clone(), &record).await?;
+            return Ok(self.cached(id, record, &parent));
+        }
+        self.execute(id, parent, by_content).await
+    }
+
+    /// Makes the step's layer and writes it down.
+    async fn execute(self: &Arc<Self>, id: VertexId, parent: Realised, facts: Facts) -> Result<Realised, BuildError> {
+        let step = self.step(id);
+        let started = Instant::now();
+        let key = facts.key();
+        let layer = new_identity(&key);
+        let result = {
+            let _permit = self.services.parallel.acquire().await.expect("the semaphore is never closed");
+            self.progress.event(Event::Started { step });
+            let snapshot = SnapshotId::of_key("step", &layer);
+            match &self.plan.vertices[id.0].op {
+                Op::Run(run) => self.execute_run(id, run, &parent, &snapshot).await,
+                Op::Copy(copy) => self.execute_copy(id, copy, &parent, &snapshot).await,
+                Op::Workdir(workdir) => self.execute_workdir(workdir, &parent, &snapshot).await,
+                Op::Image(_) => unreachable!("images are never executed"),
+            }
+        };
+        let duration = started.elapsed();
+        if let Err(error) = result {
+            self.progress.event(Event::Failed { step, error: &error.message, duration });
+            return Err(error);
+        }
+        self.progress.event(Event::Finished { step, duration });
+        let record = Record { layer, created: jiff::Timestamp::now(), blobs: Vec::new() };
+        self.write_record(id, &parent.result, key.clone(), &record).await?;
+        Ok(self.realised_from(id, record, &parent))
+    }
+
+    fn cached(self: &Arc<Self>, id: VertexId, record: Record, parent: &Realised) -> Realised {
+        self.progress.event(Event::Cached { step: self.step(id) });
+        self.realised_from(id, record, parent)
+    }
+
+    fn realised_from(self: &Arc<Self>, id: VertexId, record: Record, parent: &Realised) -> Realised {
+        let below = if self.is_link(id) { Stack::new() } else { parent.stack.to_vec() };
+        let layer = Arc::new(Layer::of_step(SnapshotId::of_key("step", &record.layer), below, record.created, record.blobs));
+        if self.in_result.contains(&id) {
+            // Packed in the background of the next step; whoever needs the blob waits on the same cell.
+            let (layer, this) = (layer.clone(), self.clone());
+            tokio::spawn(async move { layer.blob(this.request.layers, &this.services, &this.progress).await });
+        }
+        let mut stack = parent.stack.to_vec();
+        stack.push(layer);
+        Realised { result: parent.result.with_layer(&record.layer), stack: Arc::new(stack) }
+    }
+
+    fn is_link(&self, id: VertexId) -> bool {
+        matches!(&self.plan.vertices[id.0].op, Op::Copy(copy) if copy.link)
+    }
+
+    /// The record of a key, if its layer can still be had.
+    fn usable_record(&self, key: &str) -> Result<Option<Record>, BuildError> {
+        let store = &self.services.store;
+        let Some(found) = store.step(key).map_err(BuildError::store)? else { return Ok(None) };
+        let Ok(record) = serde_json::from_str::<Record>(&found.payload) else { return Ok(None) };
+        let has_blob = record.blobs.iter().any(|(_, layer)| store.has_described(&layer.descriptor).unwrap_or(false));
+        let usable = has_blob || store.snapshot(&SnapshotId::of_key("step", &record.layer)).map_err(BuildError::store)?.is_some();
+        Ok(usable.then_some(record))
+    }
+
+    /// Under its content key and, now that all input stages have results, under its definition key.
+    async fn write_record(self: &Arc<Self>, id: VertexId, parent: &ResultId, key: String, record: &Record) -> Result<(), BuildError> {
+        let mut keys = vec![key];
+        if !stage_inputs(&self.plan.vertices[id.0].op).is_empty()
+            && let Some(facts) = self.definition_facts(id, parent).await?
+        {
+            keys.push(facts.key());
+        }
+        for key in &keys {
+            self.store_record(key, record)?;
+        }
+        self.note_record(id, record, keys);
+        Ok(())
+    }
+
+    fn store_record(&self, key: &str, record: &Record) -> Result<(), BuildError> {
+        let payload = serde_json::to_string(record).expect("plain data has a JSON form");
+        let blobs: Vec<crate::oci::Digest> = record.blobs.iter().map(|(_, layer)| layer.descriptor.digest.clone()).collect();
+        self.services.store.record_step(key, &payload, &blobs).map_err(BuildError::store)
+    }
+
+    fn note_record(&self, id: VertexId, record: &Record, keys: Vec<String>) {
+        *self.records[id.0].lock().expect("no holder panics") = Some((record.clone(), keys));
+    }
+
+    /// After the build: which blobs the layers of the result have become.
+    fn remember_blobs(&self) -> Result<(), BuildError> {
+        for id in &self.in_result {
+            let Some(Ok(realised)) = self.realised[id.0].get() else { continue };
+            let Some(layer) = realised.stack.last() else { continue };
+            let Some((mut record, keys)) = self.records[id.0].lock().expect("no holder panics").clone() else { continue };
+            let blobs = layer.known_blobs();
+            if record.blobs != blobs {
+                record.blobs = blobs;
+                keys.iter().try_for_each(|key| self.store_record(key, &record))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The cell of an input's content digest.
+    pub(super) fn content_cell(&self, id: VertexId, name: &str) -> ContentCell {
+        self.contents.lock().expect("no holder panics").entry((id, name.to_owned())).or_default().clone()
+    }
+
+    /// The result that a vertex had in an earlier build, found without working anything out.
+    fn identity(self: &Arc<Self>, id: VertexId) -> BoxFuture<'static, Option<ResultId>> {
+        let this = self.clone();
+        async move {
+            if let Some(Ok(realised)) = this.realised[id.0].get() {
+                return Some(realised.result.clone());
+            }
+            let found = this.identities[id.0].get_or_init(|| this.find_identity(id)).await;
+            found.clone()
+        }
+        .boxed()
+    }
+
+    async fn find_identity(self: &Arc<Self>, id: VertexId) -> Option<ResultId> {
+        let vertex = &self.plan.vertices[id.0];
+        if vertex.ignore_cache {
+            return None;
+        }
+        if let Op::Image(key) = &vertex.op {
+            return self.bases.get(key).map(|found| base_result(&found.base.image));
+        }
+        let parent = match vertex.parent {
+            Some(parent) => self.identity(parent).await?,
+            None => ResultId::scratch(),
+        };
+        let facts = self.definition_facts(id, &parent).await.ok()??;
+        let record = self.usable_record(&facts.key()).ok()??;
+        Some(parent.with_layer(&record.layer))
+    }
+
+    /// Facts with input stages taken by their results; None while one has none.
+    async fn definition_facts(self: &Arc<Self>, id: VertexId, parent: &ResultId) -> Result<Option<Facts>, BuildError> {
+        let mut contents = BTreeMap::new();
+        for (name, input) in self.named_inputs(id) {
+            let content = match &input {
+                Input::Vertex(Some(vertex)) => match self.identity(*vertex).await {
+                    Some(result) => format!("result:{}", result.0),
+                    None => return Ok(None),
+                },
+                Input::Vertex(None) => "empty".to_owned(),
+                Input::Context(_) => self.content_of(id, &name).await?,
+            };
+            contents.insert(name, content);
+        }
+        self.add_remote_contents(id, &mut contents).await?;
+        Ok(Some(facts(&self.plan.vertices[id.0], parent, &contents, &self.request.common_facts)))
+    }
+
+    /// Facts with every input taken by the digest of what is used of it.
+    pub(super) async fn content_facts(self: &Arc<Self>, id: VertexId, parent: &ResultId) -> Result<Facts, BuildError> {
+        let mut contents = BTreeMap::new();
+        for (name, input) in self.named_inputs(id) {
+            let content = match &input {
+                Input::Vertex(None) => "empty".to_owned(),
+                _ => self.content_of(id, &name).await?,
+            };
+            contents.insert(name, content);
+        }
+        self.add_remote_contents(id, &mut contents).await?;
+        Ok(facts(&self.plan.vertices[id.0], parent, &contents, &self.request.common_facts))
+    }
+
+    /// Each input with the name of its fact.
+    pub(super) fn named_inputs(&self, id: VertexId) -> Vec<(String, Input)> {
+        match &self.plan.vertices[id.0].op {
+            Op::Image(_) | Op::Workdir(_) => Vec::new(),
+            Op::Copy(copy) => {
+                let named = copy.sources.iter().enumerate();
+                named
+                    .filter_map(|(index, source)| match &source.from {
+                        SourceFrom::Input(input) => Some((source_name(index), input.clone())),
+                        _ => None,
+                    })
+                    .collect()
+            }
+            Op::Run(run) => {
+                let inputs = run.mounts.iter().filter_map(|mount| match &mount.kind {
+                    MountKind::Bind { from, .. } | MountKind::Cache { from: Some(from), .. } => {
+                        Some((mount_name(&mount.target, &mount.kind), from.clone()))
+                    }
+                    _ => None,
+                });
+                inputs.collect()
+            }
+        }
+    }
+
+    /// One process at a time works on a key; the others wait and find the result.
+    async fn lease(&self, id: VertexId, key: &str) -> Result<crate::store::Lease, BuildError> {
+        let store = self.services.store.clone();
+        if let Some(lease) = store.try_lease(LeaseKind::Step, key).map_err(BuildError::store)? {
+            return Ok(lease);
+        }
+        self.progress.event(Event::Note { step: Some(self.step(id)), text: "waiting for another build that runs this step" });
+        let key = key.to_owned();
+        blocking(move || store.lease(LeaseKind::Step, &key)).await.map_err(BuildError::store)
+    }
+}
+
+/// The stages that an operation reads beside its parent.
+fn stage_inputs(op: &Op) -> Vec<VertexId> {
+    let mut list: Vec<VertexId> = match op {
+        Op::Image(_) | Op::Workdir(_) => Vec::new(),
+        Op::Copy(copy) => {
+            let from = copy.sources.iter().filter_map(|source| match &source.from {
+                SourceFrom::Input(Input::Vertex(id)) => *id,
+                _ => None,
+            });
+            from.collect()
+        }
+        Op::Run(run) => {
+            let from = run.mounts.iter().filter_map(|mount| match &mount.kind {
+                MountKind::Bind { from: Input::Vertex(id), .. } | MountKind::Cache { from: Some(Input::Vertex(id)), .. } => *id,
+                _ => None,
+            });
+            from.collect()
+        }
+    };
+    list.sort();
+    list.dedup();
+    list
+}
+
+fn base_result(image: &crate::oci::Image) -> ResultId {
+    match crate::oci::ChainId::of(&image.config.rootfs.diff_ids) {
+        Some(chain) => ResultId(format!("chain:{chain}")),
+        None => ResultId::scratch(),
+    }
+}
+
+/// Identity of a layer that is about to be made: the same work done twice has two results.
+fn new_identity(key: &str) -> String {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let now = jiff::Timestamp::now().as_nanosecond();
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(key.as_bytes()).update(&now.to_le_bytes()).update(&std::process::id().to_le_bytes());
+    hasher.update(&COUNTER.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+    hasher.finalize().to_hex().to_string()
+}

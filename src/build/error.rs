@@ -1,0 +1,89 @@
+//! Why a build failed: what, where in the Dockerfile, what to do. Cloned to every step that waited for the failed one.
+
+use crate::{
+    dockerfile::{Diagnostic, Span},
+    store::StoreError,
+};
+
+/// A failed build.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct BuildError {
+    /// What kind of thing failed.
+    pub kind: Kind,
+    /// The sentence, with its causes.
+    pub message: String,
+    /// Where the Dockerfile asks for it.
+    pub span: Option<Span>,
+    /// What stands under the caret.
+    pub label: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// Kinds of failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The Dockerfile is wrong.
+    Dockerfile,
+    /// A base image can't be had.
+    Base,
+    /// A RUN ended with this code.
+    Run(i32),
+    /// A step failed otherwise.
+    Step,
+    /// The store failed.
+    Store,
+    /// Another step failed first.
+    Cancelled,
+}
+
+impl BuildError {
+    /// A failure of `kind`.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), span: None, label: None, hint: None }
+    }
+
+    /// A failure of the store.
+    pub fn store(error: StoreError) -> Self {
+        Self::new(Kind::Store, chain(&error))
+    }
+
+    /// The same at a place of the Dockerfile, unless it has one.
+    pub fn at(mut self, span: Span) -> Self {
+        self.span = self.span.or(Some(span));
+        self
+    }
+
+    /// The same with a hint, unless it has one.
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = self.hint.or_else(|| Some(hint.into()));
+        self
+    }
+
+    /// The fault as the Dockerfile's renderer takes it.
+    pub fn diagnostic(&self) -> Diagnostic {
+        Diagnostic { message: self.message.clone(), span: self.span, label: self.label.clone(), hint: self.hint.clone() }
+    }
+}
+
+impl From<Diagnostic> for BuildError {
+    fn from(fault: Diagnostic) -> Self {
+        Self { kind: Kind::Dockerfile, message: fault.message, span: fault.span, label: fault.label, hint: fault.hint }
+    }
+}
+
+/// An error and its causes in one line; a cause that the line already says is not repeated.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,308 @@
+//! A layer of a build: one thing in two forms, a directory and a blob, each made from the other when it is first needed.
+//! A fully cached build needs neither directories nor base blobs.
+
+use std::{
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use tokio::sync::OnceCell;
+
+use crate::{
+    build::{
+        BuildError, Event, Kind, Progress, StepId,
+        error::chain,
+        request::{LayerPolicy, Services},
+    },
+    oci::{ChainId, Descriptor, Digest, Reference},
+    snapshot::{self, ApplyOptions, TimestampPolicy},
+    store::{LeaseKind, SnapshotId},
+    sys::root::RootDir,
+};
+
+/// Layers, bottom first.
+pub type Stack = Vec<Arc<Layer>>;
+
+/// One layer.
+pub struct Layer {
+    /// Where its directory is kept.
+    pub snapshot: SnapshotId,
+    origin: Origin,
+    /// The layers that it was made on; none for a layer of COPY --link.
+    below: Stack,
+    directory: OnceCell<Result<PathBuf, BuildError>>,
+    blob: OnceCell<Result<crate::oci::Layer, BuildError>>,
+}
+
+enum Origin {
+    Base { layer: crate::oci::Layer, source: BlobSource, step: StepId },
+    Step { known: Mutex<Vec<(LayerPolicy, crate::oci::Layer)>>, created: jiff::Timestamp },
+}
+
+/// Where the blob of a base layer can be had.
+#[derive(Debug, Clone)]
+pub enum BlobSource {
+    /// A registry.
+    Registry(Reference),
+    /// An OCI layout on disk.
+    Layout(PathBuf),
+    /// The store itself.
+    Store,
+}
+
+impl std::fmt::Debug for Layer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Layer({})", self.snapshot.as_str())
+    }
+}
+
+impl Layer {
+    /// The layers of a base image.
+    pub fn base_stack(layers: &[crate::oci::Layer], source: &BlobSource, step: StepId) -> Stack {
+        let mut stack: Stack = Vec::with_capacity(layers.len());
+        let mut chain: Option<ChainId> = None;
+        for layer in layers {
+            let id = ChainId::on(chain.as_ref(), &layer.diff_id);
+            let snapshot = SnapshotId::of_chain("base", &id);
+            let origin = Origin::Base { layer: layer.clone(), source: source.clone(), step };
+            stack.push(Arc::new(Self { snapshot, origin, below: stack.clone(), directory: OnceCell::new(), blob: OnceCell::new() }));
+            chain = Some(id);
+        }
+        stack
+    }
+
+    /// The layer that a step made, now or in an earlier build.
+    pub fn of_step(snapshot: SnapshotId, below: Stack, created: jiff::Timestamp, known: Vec<(LayerPolicy, crate::oci::Layer)>) -> Self {
+        let origin = Origin::Step { known: Mutex::new(known), created };
+        Self { snapshot, origin, below, directory: OnceCell::new(), blob: OnceCell::new() }
+    }
+
+    /// When its step ended; None for a layer of a base image.
+    pub fn created(&self) -> Option<jiff::Timestamp> {
+        match &self.origin {
+            Origin::Step { created, .. } => Some(*created),
+            Origin::Base { .. } => None,
+        }
+    }
+
+    /// The blobs that this step's layer is known to have.
+    pub fn known_blobs(&self) -> Vec<(LayerPolicy, crate::oci::Layer)> {
+        match &self.origin {
+            Origin::Step { known, .. } => known.lock().expect("no holder panics").clone(),
+            Origin::Base { .. } => Vec::new(),
+        }
+    }
+
+    /// The layer of a base image as the image names it.
+    pub fn base_layer(&self) -> Option<&crate::oci::Layer> {
+        match &self.origin {
+            Origin::Base { layer, .. } => Some(layer),
+            Origin::Step { .. } => None,
+        }
+    }
+
+    /// Its files, in overlay form.
+    pub async fn directory(self: &Arc<Self>, services: &Services, progress: &Arc<dyn Progress>) -> Result<PathBuf, BuildError> {
+        let made = self.directory.get_or_init(|| async {
+            if let Some(path) = services.store.snapshot(&self.snapshot).map_err(BuildError::store)? {
+                return Ok(path.join("fs"));
+            }
+            self.unpack(services, progress).await
+        });
+        made.await.clone()
+    }
+
+    /// Its blob in the store, written as `policy` says; a base layer's as it came.
+    pub async fn blob(
+        self: &Arc<Self>,
+        policy: LayerPolicy,
+        services: &Services,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<crate::oci::Layer, BuildError> {
+        let made = self.blob.get_or_init(|| async {
+            match &self.origin {
+                Origin::Base { layer, source, step } => {
+                    fetch(&layer.descriptor, source, *step, services, progress).await?;
+                    Ok(layer.clone())
+                }
+                Origin::Step { .. } => self.pack(policy, services, progress).await,
+            }
+        });
+        made.await.clone()
+    }
+
+    async fn unpack(self: &Arc<Self>, services: &Services, progress: &Arc<dyn Progress>) -> Result<PathBuf, BuildError> {
+        let layer = match &self.origin {
+            Origin::Base { layer, source, step } => {
+                // All of them are fetched at once; each is unpacked when those below it are.
+                let fetched = fetch(&layer.descriptor, source, *step, services, progress);
+                let (fetched, below) = tokio::join!(fetched, Box::pin(directories(&self.below, services, progress)));
+                fetched?;
+                below?;
+                layer.clone()
+            }
+            Origin::Step { .. } => {
+                Box::pin(directories(&self.below, services, progress)).await?;
+                let known = self.known_blobs().into_iter().map(|(_, layer)| layer);
+                let mut present = known.filter(|layer| services.store.has_described(&layer.descriptor).unwrap_or(false));
+                present.next().ok_or_else(|| BuildError::new(Kind::Store, "a cached layer is gone from the store"))?
+            }
+        };
+        let below = Box::pin(directories(&self.below, services, progress)).await?;
+        let this = self.clone();
+        let services = services.clone();
+        blocking(move || this.unpack_blob(&layer, &below, &services)).await
+    }
+
+    fn unpack_blob(&self, layer: &crate::oci::Layer, below: &[PathBuf], services: &Services) -> Result<PathBuf, BuildError> {
+        let store = &services.store;
+        let _lease = store.lease(LeaseKind::Step, &format!("unpack {}", self.snapshot.as_str())).map_err(BuildError::store)?;
+        if let Some(path) = store.snapshot(&self.snapshot).map_err(BuildError::store)? {
+            return Ok(path.join("fs"));
+        }
+        let draft = store.new_snapshot().map_err(BuildError::store)?;
+        let blob = store.open_described(&layer.descriptor).map_err(BuildError::store)?;
+        let fail = |error: &dyn std::error::Error| {
+            BuildError::new(Kind::Base, format!("cannot unpack layer {}: {}", layer.descriptor.digest, chain(error)))
+        };
+        let mut tar = HashingReader { inner: snapshot::decompress(blob).map_err(|error| fail(&error))?, hasher: crate::oci::Sha256::new() };
+        let dest = RootDir::open(&draft.fs()).map_err(|error| fail(&error))?;
+        let lowers = open_roots(below).map_err(|error| fail(&error))?;
+        let options = ApplyOptions { ownership: services.ownership, ..ApplyOptions::default() };
+        snapshot::apply_layer(&mut tar, &dest, &lowers, &options).map_err(|error| fail(&error))?;
+        std::io::copy(&mut tar, &mut std::io::sink()).map_err(|error| fail(&error))?;
+        let found = tar.hasher.finish();
+        if found != layer.diff_id.0 {
+            let message = format!("layer {} unpacks to {found}, the image's config says {}", layer.descriptor.digest, layer.diff_id);
+            return Err(BuildError::new(Kind::Base, message).with_hint("the image is damaged or forged; pull it from another place"));
+        }
+        draft.set_layer(layer).map_err(BuildError::store)?;
+        Ok(draft.commit(&self.snapshot).map_err(BuildError::store)?.join("fs"))
+    }
+
+    /// Directory -> tar -> digests and compressed blob, in one pass.
+    async fn pack(
+        self: &Arc<Self>,
+        policy: LayerPolicy,
+        services: &Services,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<crate::oci::Layer, BuildError> {
+        for (known_policy, layer) in self.known_blobs() {
+            if known_policy == policy && services.store.has_described(&layer.descriptor).map_err(BuildError::store)? {
+                return Ok(layer);
+            }
+        }
+        let upper = self.directory(services, progress).await?;
+        let below = Box::pin(directories(&self.below, services, progress)).await?;
+        let services = services.clone();
+        let layer = blocking(move || pack_directory(&upper, &below, policy, &services)).await?;
+        if let Origin::Step { known, .. } = &self.origin {
+            known.lock().expect("no holder panics").push((policy, layer.clone()));
+        }
+        Ok(layer)
+    }
+}
+
+fn pack_directory(upper: &Path, below: &[PathBuf], policy: LayerPolicy, services: &Services) -> Result<crate::oci::Layer, BuildError> {
+    let fail = |error: &dyn std::error::Error| BuildError::new(Kind::Step, format!("cannot write the layer: {}", chain(error)));
+    let root = RootDir::open(upper).map_err(|error| fail(&error))?;
+    let lowers = open_roots(below).map_err(|error| fail(&error))?;
+    let changes = snapshot::diff_overlay(&root, &lowers).map_err(|error| fail(&error))?;
+    let timestamps = policy.clamp_to.map_or(TimestampPolicy::Keep, TimestampPolicy::Clamp);
+    let blob = services.store.blob_writer().map_err(BuildError::store)?;
+    let mut writer = snapshot::LayerWriter::new(blob, policy.compression, &services.pool).map_err(|error| fail(&error))?;
+    snapshot::write_layer(&changes, &root, &mut writer, timestamps).map_err(|error| fail(&error))?;
+    let (blob, written) = writer.finish().map_err(|error| fail(&error))?;
+    let (digest, size) = blob.complete().map_err(BuildError::store)?;
+    Ok(crate::oci::Layer { descriptor: Descriptor::new(policy.compression.media_type(), digest, size), diff_id: written.diff_id })
+}
+
+/// The directories of a stack, top first.
+pub async fn directories(stack: &[Arc<Layer>], services: &Services, progress: &Arc<dyn Progress>) -> Result<Vec<PathBuf>, BuildError> {
+    let all = futures_util::future::try_join_all(stack.iter().map(|layer| layer.directory(services, progress)));
+    let mut list = all.await?;
+    list.reverse();
+    Ok(list)
+}
+
+/// Opens directories as roots.
+pub fn open_roots(paths: &[PathBuf]) -> std::io::Result<Vec<RootDir>> {
+    paths.iter().map(|path| RootDir::open(path)).collect()
+}
+
+/// Makes sure that the store has the blob.
+async fn fetch(
+    descriptor: &Descriptor,
+    source: &BlobSource,
+    step: StepId,
+    services: &Services,
+    progress: &Arc<dyn Progress>,
+) -> Result<(), BuildError> {
+    if services.store.has_described(descriptor).map_err(BuildError::store)? {
+        return Ok(());
+    }
+    match source {
+        BlobSource::Registry(reference) => pull(descriptor, reference, step, services, progress).await,
+        BlobSource::Layout(path) => {
+            let (descriptor, path, services) = (descriptor.clone(), path.clone(), services.clone());
+            blocking(move || copy_from_layout(&descriptor, &path, &services)).await
+        }
+        BlobSource::Store => Err(BuildError::new(Kind::Base, format!("blob {} is gone from the store", descriptor.digest))),
+    }
+}
+
+async fn pull(
+    descriptor: &Descriptor,
+    reference: &Reference,
+    step: StepId,
+    services: &Services,
+    progress: &Arc<dyn Progress>,
+) -> Result<(), BuildError> {
+    let what = format!("pull {}", short(&descriptor.digest));
+    let total = Some(descriptor.size);
+    let moved = |done| progress.event(Event::Moved { step, what: &what, done_bytes: done, total_bytes: total });
+    let writer = services.store.blob_writer().map_err(BuildError::store)?;
+    let mut sink = super::bases::BlobSink::new(writer);
+    let fail = |error: crate::registry::Error| BuildError::new(Kind::Base, format!("cannot pull {reference}: {}", chain(&error)));
+    services.client.fetch_blob(reference, descriptor, &mut sink, moved).await.map_err(fail)?;
+    sink.into_inner().complete_verified_as(&descriptor.digest, descriptor.size).map_err(BuildError::store)
+}
+
+fn copy_from_layout(descriptor: &Descriptor, layout: &Path, services: &Services) -> Result<(), BuildError> {
+    let path = layout.join("blobs/sha256").join(descriptor.digest.hex());
+    let fail = |error: std::io::Error| BuildError::new(Kind::Base, format!("cannot read {}: {error}", path.display()));
+    let mut file = File::open(&path).map_err(fail)?;
+    let mut writer = services.store.blob_writer().map_err(BuildError::store)?;
+    std::io::copy(&mut file, &mut writer).map_err(fail)?;
+    writer.flush().map_err(fail)?;
+    writer.complete_verified_as(&descriptor.digest, descriptor.size).map_err(BuildError::store)
+}
+
+/// `sha256:0123456789ab`.
+pub fn short(digest: &Digest) -> String {
+    format!("sha256:{}", &digest.hex()[..12])
+}
+
+/// Runs what blocks on a thread of its own; a panic there is a panic here.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// Hashes what is read through it.
+struct HashingReader<R> {
+    inner: R,
+    hasher: crate::oci::Sha256,
+}
+
+impl<R: std::io::Read> std::io::Read for HashingReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        Ok(count)
+    }
+}

@@ -1,0 +1,121 @@
+//! What a build is asked to do, what it works with and what it gives back.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use crate::{
+    build::{Layer, key::CommonFacts},
+    oci::{Image, Platform, Reference},
+    plan::{Options, RunDefaults},
+    registry::Client,
+    store::Store,
+};
+
+/// One build.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Text of the Dockerfile.
+    pub dockerfile: String,
+    /// The Dockerfile's name for messages.
+    pub dockerfile_name: String,
+    /// One per platform; they differ in their target platform only.
+    pub plans: Vec<Options>,
+    /// The main context.
+    pub context: ContextSource,
+    /// Named contexts by the names of `plans[..].contexts`.
+    pub named_contexts: BTreeMap<String, ContextSource>,
+    /// `--secret` values by id.
+    pub secrets: BTreeMap<String, Vec<u8>>,
+    /// `--ssh` agents' sockets by id.
+    pub ssh: BTreeMap<String, PathBuf>,
+    /// What all RUN steps share.
+    pub run_defaults: RunDefaults,
+    /// What of it the cache keys hold.
+    pub common_facts: CommonFacts,
+    /// When registries are asked.
+    pub pull: PullPolicy,
+    /// How layers are written.
+    pub layers: LayerPolicy,
+}
+
+/// Where files or an image come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContextSource {
+    /// No files at all.
+    Empty,
+    /// A directory, with the text of its ignore file and that file's name.
+    Directory {
+        /// Its path.
+        path: PathBuf,
+        /// Name and text of the ignore file.
+        ignore: Option<(String, String)>,
+    },
+    /// An image of a registry.
+    Image(Reference),
+    /// An image of an OCI layout on disk: directory, tag, digest.
+    Layout {
+        /// The layout's directory.
+        path: PathBuf,
+        /// `:tag`.
+        tag: Option<String>,
+        /// `@digest`.
+        digest: Option<crate::oci::Digest>,
+    },
+}
+
+/// When registries are asked about a tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PullPolicy {
+    /// Once; what a tag pointed at is remembered.
+    #[default]
+    Missing,
+    /// Each time.
+    Always,
+    /// Never.
+    Offline,
+}
+
+/// How the layers of the result are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct LayerPolicy {
+    /// Times later than this are set to it (`rewrite-timestamp`).
+    pub clamp_to: Option<i64>,
+    /// The compression.
+    pub compression: crate::snapshot::Compression,
+}
+
+/// What a build works with. Cheap to clone.
+#[derive(Clone)]
+pub struct Services {
+    /// Blobs, snapshots, records.
+    pub store: Store,
+    /// Registries.
+    pub client: Client,
+    /// RUN steps and copies at once.
+    pub parallel: Arc<tokio::sync::Semaphore>,
+    /// Whether owners are set or written down.
+    pub ownership: crate::snapshot::Ownership,
+    /// Ends all running steps.
+    pub cancel: Arc<crate::sandbox::Cancel>,
+    /// Threads that compress.
+    pub pool: Arc<crate::snapshot::CompressPool>,
+}
+
+/// What came out.
+pub struct Outcome {
+    /// One per platform, in the order they were asked for.
+    pub platforms: Vec<PlatformOutcome>,
+}
+
+/// The result for one platform.
+pub struct PlatformOutcome {
+    /// What it is for.
+    pub platform: Platform,
+    /// The image.
+    pub image: Image,
+    /// Its layers, bottom first, for what needs their files or blobs.
+    pub stack: Vec<Arc<Layer>>,
+    /// `SOURCE_DATE_EPOCH` in force.
+    pub epoch: Option<i64>,
+    /// The base image's name and digest, for annotations and reports.
+    pub base: Option<(String, crate::oci::Digest)>,
+}

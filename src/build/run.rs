@@ -1,0 +1,253 @@
+//! RUN carried out: plan's words turned into the sandbox's.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{
+    build::{
+        BuildError, Event, Kind, OutputStream,
+        engine::{Engine, Realised},
+        error::chain,
+        layer::{blocking, directories},
+    },
+    plan::{CacheSharing, Input, Mount, MountKind, NetworkMode, RunOp, VertexId},
+    sandbox::{self, Exit, RootFs, RunError, Spec, Stream},
+    store::{self, CacheMountLease, SnapshotId},
+};
+
+/// What must live as long as the step.
+#[derive(Default)]
+struct Held {
+    caches: Vec<CacheMountLease>,
+}
+
+impl Engine {
+    pub(super) async fn execute_run(
+        self: &Arc<Self>,
+        id: VertexId,
+        op: &RunOp,
+        parent: &Realised,
+        snapshot: &SnapshotId,
+    ) -> Result<(), BuildError> {
+        let lowers = directories(&parent.stack, &self.services, &self.progress).await?;
+        let draft = self.services.store.new_snapshot().map_err(BuildError::store)?;
+        let mut held = Held::default();
+        let mut env = op.env.clone();
+        let mut mounts = Vec::with_capacity(op.mounts.len() + 1);
+        for mount in &op.mounts {
+            self.prepare_mount(id, mount, &mut mounts, &mut env, &mut held).await?;
+        }
+        if let Some(script) = &op.script {
+            let kind = sandbox::MountKind::File { bytes: script.content.clone().into_bytes(), mode: 0o755 };
+            mounts.push(sandbox::Mount { target: Path::new("/dev/pipes").join(&script.name), kind });
+        }
+        env.extend(op.proxy_env.iter().filter(|(name, _)| !op.env.iter().any(|(known, _)| known == name)).cloned());
+        let spec = self.spec(op, env, mounts, RootFs::Overlay { lowers, upper: draft.fs(), work: draft.work(), volatile: true });
+        let exit = self.run_spec(id, spec).await?;
+        drop(held);
+        check_exit(op, exit)?;
+        let snapshot = snapshot.clone();
+        blocking(move || draft.commit(&snapshot).map(drop).map_err(BuildError::store)).await
+    }
+
+    fn spec(&self, op: &RunOp, env: Vec<(String, String)>, mounts: Vec<sandbox::Mount>, rootfs: RootFs) -> Spec {
+        let defaults = &self.request.run_defaults;
+        let ulimits = defaults.ulimits.iter().map(|limit| sandbox::Ulimit { name: limit.name.clone(), soft: limit.soft, hard: limit.hard });
+        Spec {
+            rootfs,
+            args: op.args.clone(),
+            env,
+            cwd: op.cwd.clone(),
+            user: op.user.clone(),
+            mounts,
+            hostname: self.request.common_facts.hostname.clone(),
+            extra_hosts: defaults.extra_hosts.clone(),
+            network: match op.network {
+                NetworkMode::Default => sandbox::Network::Default,
+                NetworkMode::None => sandbox::Network::None,
+                NetworkMode::Host => sandbox::Network::Host,
+            },
+            shm_size_bytes: defaults.shm_size_bytes.unwrap_or(64 << 20),
+            ulimits: ulimits.collect(),
+            ..Spec::default()
+        }
+    }
+
+    async fn run_spec(self: &Arc<Self>, id: VertexId, spec: Spec) -> Result<Exit, BuildError> {
+        let this = self.clone();
+        let step = self.step(id);
+        blocking(move || {
+            let output = |stream: Stream, bytes: &[u8]| {
+                let stream = match stream {
+                    Stream::Stdout => OutputStream::Stdout,
+                    Stream::Stderr => OutputStream::Stderr,
+                };
+                this.progress.event(Event::Output { step, stream, bytes });
+            };
+            sandbox::run(&spec, Some(&this.services.cancel), output).map_err(|error| run_error(&spec, &error))
+        })
+        .await
+    }
+
+    async fn prepare_mount(
+        self: &Arc<Self>,
+        id: VertexId,
+        mount: &Mount,
+        mounts: &mut Vec<sandbox::Mount>,
+        env: &mut Vec<(String, String)>,
+        held: &mut Held,
+    ) -> Result<(), BuildError> {
+        let target = PathBuf::from(&mount.target);
+        let mut add = |kind| mounts.push(sandbox::Mount { target: target.clone(), kind });
+        match &mount.kind {
+            MountKind::Bind { from, source, readonly } => {
+                let (tree, subpath) = self.mount_source(from, source).await?;
+                add(match readonly {
+                    true => sandbox::MountKind::Bind { source: tree, subpath, read_only: true },
+                    false => sandbox::MountKind::Discard { source: tree, subpath, scratch: None },
+                });
+            }
+            MountKind::Tmpfs { size_bytes } => add(sandbox::MountKind::Tmpfs { size_bytes: Some(*size_bytes).filter(|size| *size > 0) }),
+            MountKind::Cache { .. } => {
+                let (lease, kind) = self.cache_mount(id, &mount.kind).await?;
+                held.caches.push(lease);
+                add(kind);
+            }
+            MountKind::Secret { id, env: variable, required, mode, uid, gid } => {
+                let Some(bytes) = self.request.secrets.get(id) else {
+                    if *required {
+                        return Err(BuildError::new(Kind::Step, format!("secret {id}: not found"))
+                            .with_hint(format!("give it with --secret id={id},src=FILE")));
+                    }
+                    if let Some(name) = variable {
+                        env.push((name.clone(), String::new()));
+                    }
+                    return Ok(());
+                };
+                if let Some(name) = variable {
+                    env.retain(|(known, _)| known != name);
+                    env.push((name.clone(), String::from_utf8_lossy(bytes).into_owned()));
+                }
+                if !mount.target.is_empty() {
+                    add(sandbox::MountKind::Secret { bytes: bytes.clone(), mode: *mode, uid: *uid, gid: *gid });
+                }
+            }
+            MountKind::Ssh { id, required, mode, uid, gid } => {
+                let Some(agent) = self.request.ssh.get(id) else {
+                    if *required {
+                        return Err(BuildError::new(Kind::Step, format!("ssh {id}: no agent was given"))
+                            .with_hint(format!("give it with --ssh {id}")));
+                    }
+                    return Ok(());
+                };
+                let number = mounts.iter().filter(|mount| matches!(mount.kind, sandbox::MountKind::Ssh { .. })).count();
+                let path = match mount.target.as_str() {
+                    "" => format!("/run/buildkit/ssh_agent.{number}"),
+                    given => given.to_owned(),
+                };
+                if !env.iter().any(|(name, _)| name == "SSH_AUTH_SOCK") {
+                    env.push(("SSH_AUTH_SOCK".to_owned(), path.clone()));
+                }
+                let kind = sandbox::MountKind::Ssh { agent: agent.clone(), mode: *mode, uid: *uid, gid: *gid };
+                mounts.push(sandbox::Mount { target: PathBuf::from(path), kind });
+            }
+        }
+        Ok(())
+    }
+
+    /// The tree that a mount shows a part of, and which part.
+    async fn mount_source(self: &Arc<Self>, from: &Input, source: &str) -> Result<(sandbox::Source, PathBuf), BuildError> {
+        Ok(match from {
+            Input::Vertex(None) => (sandbox::Source::Overlay(Vec::new()), PathBuf::from(source)),
+            Input::Vertex(Some(id)) => {
+                let realised = self.clone().realise(*id).await?;
+                let paths = directories(&realised.stack, &self.services, &self.progress).await?;
+                (sandbox::Source::Overlay(paths), PathBuf::from(source))
+            }
+            Input::Context(name) => {
+                let directory = self.inputs.mount_directory(name, source).await?;
+                (sandbox::Source::Directory(directory), PathBuf::from(super::inputs::MOUNTED))
+            }
+        })
+    }
+
+    /// Finds or makes the directory of a cache mount.
+    async fn cache_mount(
+        self: &Arc<Self>,
+        vertex: VertexId,
+        kind: &MountKind,
+    ) -> Result<(CacheMountLease, sandbox::MountKind), BuildError> {
+        let MountKind::Cache { id, sharing, from, source, readonly, mode, uid, gid } = kind else {
+            unreachable!("the caller has matched a cache mount")
+        };
+        let sharing = match sharing {
+            CacheSharing::Shared => store::CacheSharing::Shared,
+            CacheSharing::Private => store::CacheSharing::Private,
+            CacheSharing::Locked => store::CacheSharing::Locked,
+        };
+        // BuildKit keys a cache by its id and by what it begins with.
+        let begun_with = match from {
+            Some(input) => format!("\0{}", self.begin_of(input).await?),
+            None => String::new(),
+        };
+        let owned = mode.is_some() || uid.is_some() || gid.is_some();
+        let attributes = if owned { format!("\0{mode:?} {uid:?} {gid:?}") } else { String::new() };
+        // --no-cache makes the beginning anew, and with it the cache.
+        let fresh =
+            if owned && self.plan.vertices[vertex.0].ignore_cache { format!("\0{}", jiff::Timestamp::now()) } else { String::new() };
+        let full_id = format!("{id}{begun_with}{attributes}{fresh}");
+        let files = match from {
+            Some(input) => Some(self.open_input(input).await?),
+            None => None,
+        };
+        let (mode, uid, gid) = (mode.unwrap_or(0o755), uid.unwrap_or(0), gid.unwrap_or(0));
+        let (this, step) = (self.clone(), self.step(vertex));
+        let lease = blocking(move || {
+            let begin = super::cache_mount::Beginning { mode, uid, gid, files: files.as_ref() };
+            let wait = || this.progress.event(Event::Note { step: Some(step), text: "waiting for a cache mount that another step has" });
+            super::cache_mount::open(&this.services.store, &full_id, sharing, &begin, wait)
+        });
+        let lease = lease.await?;
+        let subpath = PathBuf::from(source.trim_start_matches('/'));
+        let tree = sandbox::Source::Directory(lease.path().to_owned());
+        let kind = sandbox::MountKind::Bind { source: tree, subpath, read_only: *readonly };
+        Ok((lease, kind))
+    }
+
+    async fn begin_of(self: &Arc<Self>, input: &Input) -> Result<String, BuildError> {
+        Ok(match input {
+            Input::Vertex(Some(id)) => self.clone().realise(*id).await?.result.0,
+            Input::Vertex(None) => "empty".to_owned(),
+            Input::Context(name) => format!("context {name}"),
+        })
+    }
+}
+
+/// BuildKit's words for a command that failed.
+fn check_exit(op: &RunOp, exit: Exit) -> Result<(), BuildError> {
+    if exit.code == 0 && exit.signal.is_none() {
+        return Ok(());
+    }
+    let command = op.args.join(" ");
+    let failed =
+        BuildError::new(Kind::Run(exit.code), format!("process \"{command}\" did not complete successfully: exit code: {}", exit.code));
+    Err(match (exit.out_of_memory, exit.signal) {
+        (true, _) => failed.with_hint("the kernel killed it: out of memory"),
+        (_, Some(signal)) => failed.with_hint(format!("it was ended by signal {signal}")),
+        _ if exit.code == 127 => failed.with_hint("127 is what a shell says when a command is not found"),
+        _ => failed,
+    })
+}
+
+fn run_error(spec: &Spec, error: &RunError) -> BuildError {
+    match error {
+        RunError::Cancelled => BuildError::new(Kind::Cancelled, "cancelled"),
+        RunError::Init(sandbox::InitError::Exec { code, .. }) => BuildError::new(
+            Kind::Run(*code),
+            format!("process \"{}\" did not complete successfully: {}: exit code: {code}", spec.args.join(" "), chain(error)),
+        ),
+        _ => BuildError::new(Kind::Step, format!("process \"{}\" did not complete successfully: {}", spec.args.join(" "), chain(error))),
+    }
+}

@@ -1,0 +1,216 @@
+//! The command line as it is typed. Meanings are given in the verb's own file.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Builds a Dockerfile into an OCI image: no daemon, no root, no set-up.
+#[derive(Debug, Parser)]
+#[command(name = "rbuild", version, max_term_width = 110, arg_required_else_help = false)]
+pub struct Cli {
+    /// Where images, layers and caches are kept [default: $XDG_DATA_HOME/rbuild]
+    #[arg(long, global = true, env = "RBUILD_STORE", value_name = "DIR", hide_env = false)]
+    pub store: Option<PathBuf>,
+    /// What to do; `build` when it is left out
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Build an image from a Dockerfile (the verb may be left out)
+    Build(Box<BuildArgs>),
+    /// Run a command in an image of the store
+    Run(RunArgs),
+    /// List the images of the store
+    Images(ImagesArgs),
+}
+
+/// `rbuild build`.
+#[derive(Debug, Args, Clone)]
+pub struct BuildArgs {
+    /// Context: a directory, a git URL, an archive's URL, or `-` (an archive or a Dockerfile on standard input)
+    #[arg(default_value = ".", value_name = "PATH|URL|-")]
+    pub context: String,
+    /// Dockerfile [default: CONTEXT/Dockerfile]
+    #[arg(short, long, value_name = "PATH|URL|-")]
+    pub file: Option<String>,
+    /// Name of the image; repeatable
+    #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
+    pub tags: Vec<String>,
+    /// Stage to build [default: the last]
+    #[arg(long, value_name = "STAGE")]
+    pub target: Option<String>,
+    /// Value of an ARG; without `=` it is taken from the environment
+    #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
+    pub build_args: Vec<String>,
+    /// Platforms to build for, such as linux/amd64,linux/arm64
+    #[arg(long = "platform", value_name = "PLATFORM", value_delimiter = ',')]
+    pub platforms: Vec<String>,
+    /// Run every step again
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Run every step of these stages again
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub no_cache_filter: Vec<String>,
+    /// Where the result goes: type=oci|docker|tar|local|image|registry|cacheonly,dest=PATH,...; repeatable
+    #[arg(short, long = "output", value_name = "TYPE")]
+    pub outputs: Vec<String>,
+    /// Push the image to its registry (-o type=registry)
+    #[arg(long)]
+    pub push: bool,
+    /// Load the image into docker or podman (-o type=docker)
+    #[arg(long)]
+    pub load: bool,
+    /// How progress is shown
+    #[arg(long, env = "BUILDKIT_PROGRESS", value_name = "auto|plain|tty|quiet|rawjson", default_value = "auto")]
+    pub progress: String,
+    /// Print only the image's digest
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Write the image's digest to a file
+    #[arg(long, value_name = "FILE")]
+    pub iidfile: Option<PathBuf>,
+    /// Write the result's metadata to a file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub metadata_file: Option<PathBuf>,
+    /// Another context: a directory, git or http URL, oci-layout://DIR, docker-image://REF
+    #[arg(long = "build-context", value_name = "NAME=VALUE")]
+    pub build_contexts: Vec<String>,
+    /// Label of the image
+    #[arg(long = "label", value_name = "NAME=VALUE")]
+    pub labels: Vec<String>,
+    /// Annotation of the manifest ([index:]NAME=VALUE)
+    #[arg(long = "annotation", value_name = "[TYPE:]NAME=VALUE")]
+    pub annotations: Vec<String>,
+    /// A secret for RUN --mount=type=secret: id=ID[,src=FILE|env=NAME]
+    #[arg(long = "secret", value_name = "id=ID[,src=FILE|env=NAME]")]
+    pub secrets: Vec<String>,
+    /// An ssh agent for RUN --mount=type=ssh: default, or ID=SOCKET
+    #[arg(long = "ssh", value_name = "default|ID[=SOCKET]")]
+    pub ssh: Vec<String>,
+    /// Network of RUN steps
+    #[arg(long, value_name = "default|none|host", default_value = "default")]
+    pub network: String,
+    /// Extra permission: network.host
+    #[arg(long = "allow", value_name = "PERMISSION", value_delimiter = ',')]
+    pub allow: Vec<String>,
+    /// Extra line of /etc/hosts in RUN steps
+    #[arg(long = "add-host", value_name = "HOST:IP")]
+    pub add_hosts: Vec<String>,
+    /// Size of /dev/shm in RUN steps
+    #[arg(long, value_name = "BYTES")]
+    pub shm_size: Option<String>,
+    /// Limit of RUN steps, such as nofile=1024:2048
+    #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
+    pub ulimits: Vec<String>,
+    /// Ask registries again for every base image
+    #[arg(long)]
+    pub pull: bool,
+    /// Open no connection; what is not in the store is an error
+    #[arg(long)]
+    pub offline: bool,
+    /// Check the Dockerfile and build nothing (--call=check)
+    #[arg(long)]
+    pub check: bool,
+    /// What to do with the Dockerfile: build, check, outline or targets (with ,format=json)
+    #[arg(long, value_name = "METHOD", default_value = "build")]
+    pub call: String,
+}
+
+/// `rbuild run`.
+#[derive(Debug, Args, Clone)]
+pub struct RunArgs {
+    /// Image of the store, by name or digest
+    pub image: String,
+    /// Command instead of the image's
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+    /// Variable: NAME=VALUE, or NAME to pass ours on
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// User instead of the image's
+    #[arg(short, long)]
+    pub user: Option<String>,
+    /// Working directory instead of the image's
+    #[arg(short, long)]
+    pub workdir: Option<String>,
+    /// Program instead of the image's entrypoint
+    #[arg(long)]
+    pub entrypoint: Option<String>,
+    /// Network of the container
+    #[arg(long, value_name = "default|none|host", default_value = "host")]
+    pub network: String,
+    /// Mount a directory: SOURCE:TARGET[:ro]
+    #[arg(short, long = "volume", value_name = "SOURCE:TARGET[:ro]")]
+    pub volumes: Vec<String>,
+    /// Accepted for compatibility: containers never stay
+    #[arg(long)]
+    pub rm: bool,
+    /// Keep standard input open (it always is)
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Use the terminal we have
+    #[arg(short, long)]
+    pub tty: bool,
+}
+
+/// `rbuild images`.
+#[derive(Debug, Args, Clone)]
+pub struct ImagesArgs {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The words of the command line with `build` put in where no verb was said: `rbuild -f Dockerfile .`.
+pub fn with_default_verb(mut words: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsString> {
+    use clap::CommandFactory;
+    let command = Cli::command();
+    let is_verb = |word: &str| {
+        word == "help" || command.get_subcommands().any(|verb| verb.get_name() == word || verb.get_all_aliases().any(|alias| alias == word))
+    };
+    // `--store DIR` may stand before the verb.
+    let mut index = 1;
+    while let Some(word) = words.get(index).and_then(|word| word.to_str()) {
+        match word {
+            "--store" => index += 2,
+            word if word.starts_with("--store=") => index += 1,
+            _ => break,
+        }
+    }
+    match words.get(index).and_then(|word| word.to_str()) {
+        Some("-h" | "--help" | "-V" | "--version") => {}
+        Some(word) if is_verb(word) => {}
+        None if words.len() <= index => words.push("build".into()),
+        _ => words.insert(index, "build".into()),
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        let given = text.split_whitespace().map(Into::into).collect();
+        with_default_verb(given).into_iter().map(|word: std::ffi::OsString| word.into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn build_is_the_default_verb() {
+        assert_eq!(words("rbuild"), ["rbuild", "build"]);
+        assert_eq!(words("rbuild -f x"), ["rbuild", "build", "-f", "x"]);
+        assert_eq!(words("rbuild ."), ["rbuild", "build", "."]);
+        assert_eq!(words("rbuild --store s -f x"), ["rbuild", "--store", "s", "build", "-f", "x"]);
+        assert_eq!(words("rbuild run i"), ["rbuild", "run", "i"]);
+        assert_eq!(words("rbuild --help"), ["rbuild", "--help"]);
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

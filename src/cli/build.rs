@@ -1,0 +1,99 @@
+//! `rbuild build`: request, build, outputs.
+
+use std::{io::Write, process::ExitCode, sync::Arc};
+
+use crate::{
+    build::{self, BuildError, Progress, Request, chain},
+    cli::{
+        args::{BuildArgs, Cli, ImagesArgs},
+        failure::Failure,
+        outputs::{OutputKind, OutputSpec},
+        progress::{Plain, Quiet, RawJson},
+        request, services, write,
+    },
+    oci::{Digest, Reference},
+};
+
+/// Builds and writes the outputs.
+pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
+    let outputs = outputs(args)?;
+    let tags = tags(args)?;
+    let progress = printer(args)?;
+    // What can be known to be wrong is said before anything is entered or made.
+    let request = request::request(args, &outputs)?;
+    let entered = services::enter()?;
+    let services = services::services(cli, &entered)?;
+    let runtime = services::runtime()?;
+    let shown = request.clone();
+    let policy = request.layers;
+    let digest = runtime.block_on(async {
+        let outcome = build::build(request, services.clone(), progress.clone()).await.map_err(|error| failure(&shown, &error))?;
+        write::write(&outcome, &tags, &outputs, policy, &services, &progress).await
+    })?;
+    if let Some(path) = &args.iidfile {
+        std::fs::write(path, digest.as_str()).map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))?;
+    }
+    if args.quiet || args.progress == "quiet" {
+        let _ = writeln!(std::io::stdout(), "{digest}");
+    } else {
+        eprintln!("{}", summary(&digest, &tags));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `rbuild images`.
+pub fn images(cli: &Cli, args: &ImagesArgs) -> Result<ExitCode, Failure> {
+    let store = services::open_store(cli)?;
+    let images = store.images().map_err(|error| Failure::new(chain(&error)))?;
+    let mut out = std::io::stdout().lock();
+    for image in images {
+        let line = match args.json {
+            true => serde_json::json!({"name": image.name.to_string(), "digest": image.descriptor.digest}).to_string(),
+            false => format!("{}  {}", image.descriptor.digest, image.name.familiar()),
+        };
+        let _ = writeln!(out, "{line}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn summary(digest: &Digest, tags: &[Reference]) -> String {
+    let names: Vec<String> = tags.iter().map(Reference::familiar).collect();
+    if names.is_empty() { digest.to_string() } else { format!("{digest} {}", names.join(" ")) }
+}
+
+fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
+    let mut list = args.outputs.iter().map(|text| OutputSpec::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    if args.push {
+        list.push(OutputSpec::of(OutputKind::Registry));
+    }
+    if args.load {
+        list.push(OutputSpec::of(OutputKind::Docker));
+    }
+    Ok(list)
+}
+
+fn tags(args: &BuildArgs) -> Result<Vec<Reference>, Failure> {
+    let parse = |text: &String| text.parse::<Reference>().map_err(|error| Failure::usage(format!("--tag: {error}")));
+    let tags: Vec<Reference> = args.tags.iter().map(parse).collect::<Result<_, _>>()?;
+    match tags.iter().find(|tag| tag.digest().is_some()) {
+        Some(tag) => Err(Failure::usage(format!("--tag {tag}: a name to give can't have a digest"))),
+        None => Ok(tags),
+    }
+}
+
+fn printer(args: &BuildArgs) -> Result<Arc<dyn Progress>, Failure> {
+    if args.quiet {
+        return Ok(Arc::new(Quiet::default()));
+    }
+    match args.progress.as_str() {
+        "auto" | "plain" | "tty" | "" => Ok(Arc::new(Plain::default())),
+        "quiet" | "none" => Ok(Arc::new(Quiet::default())),
+        "rawjson" => Ok(Arc::new(RawJson)),
+        other => Err(Failure::usage(format!("--progress {other} is unknown")).with_hint("auto, plain, tty, quiet or rawjson")),
+    }
+}
+
+/// A build's failure with the place in the Dockerfile.
+fn failure(request: &Request, error: &BuildError) -> Failure {
+    Failure::in_dockerfile(&request.dockerfile_name, &request.dockerfile, &error.diagnostic())
+}

@@ -1,0 +1,123 @@
+//! What went wrong, for the person in front of it: message, place, hint, exit code. The only place that knows exit codes.
+
+use std::process::ExitCode;
+
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+
+use crate::dockerfile::Diagnostic;
+
+/// Why rbuild ends with an error.
+#[derive(Debug)]
+pub struct Failure {
+    /// One sentence, lower-case, with its causes behind colons.
+    pub message: String,
+    /// The file and place it points at.
+    pub place: Option<Place>,
+    /// What to do about it.
+    pub hints: Vec<String>,
+    /// What the shell sees.
+    pub exit_code: u8,
+}
+
+/// A place in a file.
+#[derive(Debug)]
+pub struct Place {
+    /// As the user named it.
+    pub path: String,
+    /// The whole file.
+    pub text: String,
+    /// First byte and one past the last.
+    pub range: std::ops::Range<usize>,
+    /// What stands under the caret.
+    pub label: Option<String>,
+}
+
+/// The build failed.
+pub const EXIT_BUILD: u8 = 1;
+/// The command line is wrong.
+pub const EXIT_USAGE: u8 = 2;
+
+impl Failure {
+    /// A failure of the build.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), place: None, hints: Vec::new(), exit_code: EXIT_BUILD }
+    }
+
+    /// A wrong command line.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { exit_code: EXIT_USAGE, ..Self::new(message) }
+    }
+
+    /// The same with a hint.
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// A fault in a Dockerfile.
+    pub fn in_dockerfile(path: &str, text: &str, fault: &Diagnostic) -> Self {
+        let mut failure = Self::new(fault.message.clone());
+        if fault.span.is_none() {
+            failure.message = format!("{path}: {}", fault.message);
+        }
+        failure.place = fault.span.map(|span| Place {
+            path: path.to_owned(),
+            text: text.to_owned(),
+            range: trimmed(text, span.start..span.end),
+            label: fault.label.clone(),
+        });
+        failure.hints.extend(fault.hint.clone());
+        failure
+    }
+
+    /// The text that is shown, without colours.
+    pub fn render(&self, colour: bool) -> String {
+        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+        let mut text = match &self.place {
+            None => format!("error: {}", self.message),
+            Some(place) => {
+                let annotation = AnnotationKind::Primary.span(place.range.clone()).label(place.label.as_deref());
+                let snippet = Snippet::source(&place.text).path(&place.path).fold(true).annotation(annotation);
+                let report = [Level::ERROR.primary_title(&self.message).element(snippet)];
+                renderer.render(&report).to_string()
+            }
+        };
+        for hint in &self.hints {
+            text.push_str(&format!("\nhint: {hint}"));
+        }
+        text
+    }
+
+    /// Shows it and gives the exit code.
+    pub fn report(&self) -> ExitCode {
+        use std::io::IsTerminal;
+        let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        eprintln!("{}", self.render(colour));
+        ExitCode::from(self.exit_code)
+    }
+}
+
+/// A range inside the text, without the white space at its end.
+fn trimmed(text: &str, range: std::ops::Range<usize>) -> std::ops::Range<usize> {
+    let start = range.start.min(text.len());
+    let end = range.end.clamp(start, text.len());
+    let kept = text.get(start..end).map_or(end - start, |part| part.trim_end().len());
+    start..start + kept.max(usize::from(end > start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dockerfile::Span;
+
+    #[test]
+    fn the_line_the_caret_and_the_hint_are_shown() {
+        let text = "FROM scratch\nCOPPY a b\n";
+        let fault = Diagnostic::at(Span { start: 13, end: 18 }, "unknown instruction: COPPY").with_hint("did you mean COPY?");
+        let shown = Failure::in_dockerfile("app/Dockerfile", text, &fault).render(false);
+        assert!(shown.starts_with("error: unknown instruction: COPPY"), "{shown}");
+        assert!(shown.contains("app/Dockerfile:2:1"), "{shown}");
+        assert!(shown.contains("COPPY a b\n  | ^^^^^"), "{shown}");
+        assert!(shown.ends_with("hint: did you mean COPY?"), "{shown}");
+    }
+}

@@ -1,0 +1,129 @@
+//! `--output` as it is written: `type=oci,dest=FILE,...`, a directory, or `-`.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use crate::cli::failure::Failure;
+
+/// One `--output`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputSpec {
+    /// What is written.
+    pub kind: OutputKind,
+    /// Where to; None is standard output or the kind's own place.
+    pub dest: Option<PathBuf>,
+    /// All other keys, lower-case.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// Kinds of output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum OutputKind {
+    Oci,
+    Docker,
+    Tar,
+    Local,
+    Image,
+    Registry,
+    CacheOnly,
+}
+
+const KINDS: [(&str, OutputKind); 7] = [
+    ("oci", OutputKind::Oci),
+    ("docker", OutputKind::Docker),
+    ("tar", OutputKind::Tar),
+    ("local", OutputKind::Local),
+    ("image", OutputKind::Image),
+    ("registry", OutputKind::Registry),
+    ("cacheonly", OutputKind::CacheOnly),
+];
+
+impl OutputSpec {
+    /// A kind with nothing more said.
+    pub fn of(kind: OutputKind) -> Self {
+        Self { kind, dest: None, attributes: BTreeMap::new() }
+    }
+
+    /// Reads one value of `--output`.
+    pub fn parse(text: &str) -> Result<Self, Failure> {
+        if text == "-" {
+            return Ok(Self::of(OutputKind::Tar));
+        }
+        if !text.contains('=') {
+            let kind = KINDS.iter().find(|(name, _)| *name == text).map(|(_, kind)| *kind);
+            return Ok(match kind {
+                Some(kind) => Self::of(kind),
+                None => Self { dest: Some(PathBuf::from(text)), ..Self::of(OutputKind::Local) },
+            });
+        }
+        let mut kind = None;
+        let mut dest = None;
+        let mut attributes = BTreeMap::new();
+        for field in fields(text) {
+            let (key, value) =
+                field.split_once('=').ok_or_else(|| Failure::usage(format!("--output {text}: `{field}` must be key=value")))?;
+            match key.to_ascii_lowercase().as_str() {
+                "type" => kind = Some(kind_of(value, text)?),
+                "dest" if value == "-" => dest = None,
+                "dest" => dest = Some(PathBuf::from(value)),
+                key => drop(attributes.insert(key.to_owned(), value.to_owned())),
+            }
+        }
+        let kind = kind
+            .ok_or_else(|| Failure::usage(format!("--output {text}: type is required")).with_hint("for example type=oci,dest=image.tar"))?;
+        if kind == OutputKind::Local && dest.is_none() {
+            return Err(Failure::usage(format!("--output {text}: dest is required for type=local")));
+        }
+        Ok(Self { kind, dest, attributes })
+    }
+
+    /// A boolean key; `default` when it is absent.
+    pub fn flag(&self, key: &str, default: bool) -> Result<bool, Failure> {
+        match self.attributes.get(key).map(String::as_str) {
+            None => Ok(default),
+            Some("true" | "1" | "") => Ok(true),
+            Some("false" | "0") => Ok(false),
+            Some(other) => Err(Failure::usage(format!("--output: {key}={other} is neither true nor false"))),
+        }
+    }
+}
+
+fn kind_of(name: &str, text: &str) -> Result<OutputKind, Failure> {
+    let found = KINDS.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind);
+    found.ok_or_else(|| {
+        let names: Vec<&str> = KINDS.iter().map(|(name, _)| *name).collect();
+        Failure::usage(format!("--output {text}: unknown type `{name}`")).with_hint(format!("one of {}", names.join(", ")))
+    })
+}
+
+/// Comma-separated fields, where a field in double quotes may hold commas.
+pub fn fields(text: &str) -> Vec<String> {
+    let mut list = vec![String::new()];
+    let mut quoted = false;
+    for character in text.chars() {
+        match character {
+            '"' => quoted = !quoted,
+            ',' if !quoted => list.push(String::new()),
+            other => list.last_mut().expect("there is always one field").push(other),
+        }
+    }
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_of_output() {
+        let parse = |text: &str| OutputSpec::parse(text).map_err(|failure| failure.message);
+        assert_eq!(parse("-").unwrap(), OutputSpec::of(OutputKind::Tar));
+        assert_eq!(parse("out").unwrap(), OutputSpec { dest: Some("out".into()), ..OutputSpec::of(OutputKind::Local) });
+        let oci = parse("type=oci,dest=a.tar,tar=false").unwrap();
+        assert_eq!((oci.kind, oci.dest.clone(), oci.flag("tar", true).unwrap()), (OutputKind::Oci, Some("a.tar".into()), false));
+        assert_eq!(parse("type=docker,\"name=a,b\"").unwrap().attributes["name"], "a,b");
+        assert!(parse("type=zip,dest=x").unwrap_err().contains("unknown type `zip`"));
+        assert!(parse("dest=x").unwrap_err().contains("type is required"));
+        assert!(parse("type=local").unwrap_err().contains("dest is required"));
+    }
+}

@@ -1,0 +1,52 @@
+//! What a verb works with: the user namespace, the store, the registry client, the runtime.
+
+use std::{path::Path, sync::Arc};
+
+use crate::{
+    build::{Services, chain},
+    cli::{args::Cli, environment, failure::Failure},
+    registry::{self, Client, ClientOptions},
+    sandbox::{self, Cancel, Entered, Rung},
+    snapshot::{CompressPool, Ownership},
+    store::Store,
+};
+
+/// Enters the user namespace. The first thing a verb does that needs it: there must be one thread.
+pub fn enter() -> Result<Entered, Failure> {
+    sandbox::enter(&sandbox::Options::default()).map_err(|error| Failure::new(chain(&error)))
+}
+
+/// Opens store and client.
+pub fn services(cli: &Cli, entered: &Entered) -> Result<Services, Failure> {
+    let store = open_store(cli)?;
+    let configuration = registry::configuration::load(&environment::registry_paths()).map_err(|error| Failure::new(chain(&error)))?;
+    let client = Client::new(configuration, ClientOptions::default());
+    let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
+    let cancel = Cancel::new().map_err(|error| Failure::new(format!("cannot prepare for running steps: {error}")))?;
+    Ok(Services {
+        store,
+        client,
+        parallel: Arc::new(tokio::sync::Semaphore::new(threads.max(2))),
+        ownership: if entered.rung == Rung::Full { Ownership::Set } else { Ownership::Record },
+        cancel: Arc::new(cancel),
+        pool: Arc::new(CompressPool::new(threads)),
+    })
+}
+
+/// Opens the store, made if it is not there.
+pub fn open_store(cli: &Cli) -> Result<Store, Failure> {
+    let root = environment::store_root(cli.store.as_ref())?;
+    make_parents(&root)?;
+    Store::open(&root).map_err(|error| Failure::new(chain(&error)))
+}
+
+fn make_parents(root: &Path) -> Result<(), Failure> {
+    let Some(parent) = root.parent() else { return Ok(()) };
+    std::fs::create_dir_all(parent).map_err(|error| Failure::new(format!("cannot make {}: {error}", parent.display())))
+}
+
+/// The runtime that drives a build.
+pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    built.map_err(|error| Failure::new(format!("cannot start threads: {error}")))
+}
