@@ -98,6 +98,23 @@ pub fn unpack(input: impl Read, parent: &Path, limits: Limits) -> Result<Unpacke
     Ok(UnpackedContext { tree, newest_entry: unpacker.newest, skipped: unpacker.skipped })
 }
 
+/// The latest time of an entry, without unpacking: seconds since 1970. None for what is no archive, or an empty one.
+pub fn newest_entry(input: impl Read, limits: Limits) -> Result<Option<i64>, ContextError> {
+    let mut input = input;
+    let mut start = Vec::with_capacity(BLOCK_SIZE);
+    input.by_ref().take(BLOCK_SIZE as u64).read_to_end(&mut start).map_err(ArchiveError::Read)?;
+    if !is_archive(&start) {
+        return Ok(None);
+    }
+    let whole = io::Cursor::new(start).chain(input);
+    let mut archive = TarReader::with_limits(decompress(whole).map_err(ArchiveError::Read)?, limits);
+    let mut newest = None;
+    while let Some(entry) = archive.next_entry()? {
+        newest = newest.max(Some(entry.mtime.seconds));
+    }
+    Ok(newest)
+}
+
 struct Unpacker {
     root: RootDir,
     /// Modes and times to set when nothing more is written below.
@@ -431,6 +448,14 @@ mod tests {
         // A hard link to a link is that link, not what it points to.
         let context = bench.unpack(&[&format!("link l -> {}", outside.display()), "hard h -> l"]).unwrap();
         assert!(fs::symlink_metadata(context.tree.path().join("h")).unwrap().is_symlink());
+    }
+
+    #[test]
+    fn the_newest_entry_is_found_without_unpacking() {
+        let newest = |bytes: &[u8]| newest_entry(bytes, Limits::default()).unwrap();
+        assert_eq!(newest(&archive(&["file a = x", "dir b", "file c = y"])), Some(1_000_000_002));
+        assert_eq!(newest(&archive(&[])), None);
+        assert_eq!(newest(b"FROM scratch"), None);
     }
 
     #[test]

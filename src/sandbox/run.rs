@@ -71,17 +71,15 @@ pub fn run(spec: &Spec, cancel: Option<&Cancel>, mut output: impl FnMut(Stream, 
         match ready {
             Ready::Cancelled => return Err(RunError::Cancelled),
             Ready::TimedOut => return Err(deadline.map_or(RunError::Cancelled, |(_, timeout)| RunError::TimedOut(timeout))),
-            Ready::Source(index) => {
-                match sources[index].read(&mut buffer) {
-                    Ok(0) => drop(sources.swap_remove(index)),
-                    Ok(count) => match sources[index].stream() {
-                        Some(stream) => output(stream, &buffer[..count]),
-                        None => answer.extend_from_slice(&buffer[..count]),
-                    },
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(RunError::Start(error)),
-                }
-            }
+            Ready::Source(index) => match sources[index].read(&mut buffer) {
+                Ok(0) => drop(sources.swap_remove(index)),
+                Ok(count) => match sources[index].stream() {
+                    Some(stream) => output(stream, &buffer[..count]),
+                    None => answer.extend_from_slice(&buffer[..count]),
+                },
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(RunError::Start(error)),
+            },
         }
     }
     let status = step.wait().map_err(RunError::Start)?;

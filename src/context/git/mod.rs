@@ -13,8 +13,9 @@ mod resolve;
 use std::{
     ffi::OsString,
     fs::{self, File},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use rustix::fs::FlockOperation;
@@ -30,6 +31,9 @@ use crate::{
     dockerfile::git_reference::{GitReference, MtimePolicy, is_commit},
     sys::{root::RootDir, stat_key::now_ns},
 };
+
+/// Held while a repository of the cache is used; its time says when that was.
+pub(super) const LOCK_FILE: &str = "rbuild.lock";
 
 /// How git is used.
 #[derive(Debug, Clone)]
@@ -162,13 +166,12 @@ impl GitSource {
         let (remote, home) = self.prepare(request)?;
         let git = Git { options: &self.options, remote: &remote, home: home.path() };
         let resolved = self.resolved(&git, request).await?;
-        let cache = self.repository(&git, &resolved).await?;
-        let commit = {
-            let _lock = lock(&cache).await?;
-            self.fetch(&git, &cache, &resolved, request).await?;
-            let commit = format!("{}^{{commit}}", resolved.object);
-            git.run(Call::bare(&cache), &["rev-parse", "--verify", "--end-of-options", &commit]).await?.trim().to_owned()
-        };
+        let (cache, lock) = self.locked_repository(&git, &resolved).await?;
+        self.fetch(&git, &cache, &resolved, request).await?;
+        // Others may look, and check out, from now on; nobody may change or remove it before we are done.
+        rustix::fs::flock(&lock, FlockOperation::LockShared).map_err(GitError::io("lock", &cache))?;
+        let commit = format!("{}^{{commit}}", resolved.object);
+        let commit = git.run(Call::bare(&cache), &["rev-parse", "--verify", "--end-of-options", &commit]).await?.trim().to_owned();
         let time = git.run(Call::bare(&cache), &["show", "-s", "--no-show-signature", "--format=%ct", &commit, "--"]).await?;
         let commit_time = time.trim().parse().unwrap_or(0);
         let tree = TemporaryTree::create(&self.options.work_dir, "git-")?;
@@ -253,6 +256,16 @@ impl GitSource {
             // Another build was faster.
             Err(_) if path.join("HEAD").exists() => Ok(path),
             Err(error) => Err(GitError::io("create", &path)(error).into()),
+        }
+    }
+
+    /// The same, held alone; another build's clean-up may come in between.
+    async fn locked_repository(&self, git: &Git<'_>, resolved: &Resolved) -> Result<(PathBuf, File), ContextError> {
+        loop {
+            let cache = self.repository(git, resolved).await?;
+            if let Some(lock) = lock(&cache).await? {
+                return Ok((cache, lock));
+            }
         }
     }
 
@@ -346,18 +359,28 @@ async fn update_submodules(git: &Git<'_>, path: &Path) -> Result<(), GitError> {
     }
 }
 
-/// Waits for other builds that fetch from the same remote. Given up with the process, however it ends.
-async fn lock(cache: &Path) -> Result<File, GitError> {
-    let path = cache.join("rbuild.lock");
-    let file = File::options().create(true).append(true).open(&path).map_err(GitError::io("lock", &path))?;
+/// Waits for other builds that use the same repository; None when it is gone by then. Given up with the process, however
+/// that ends.
+async fn lock(cache: &Path) -> Result<Option<File>, GitError> {
+    let path = cache.join(LOCK_FILE);
+    let file = match File::options().create(true).append(true).open(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(GitError::io("lock", &path))?,
+    };
     while rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    let inode = |metadata: std::io::Result<fs::Metadata>| metadata.map(|metadata| metadata.ino()).ok();
+    if inode(fs::metadata(&path)) != inode(file.metadata()) {
+        return Ok(None);
+    }
+    // For clean-ups that begin with the least recently used.
+    let _ = file.set_modified(SystemTime::now());
     // What a killed git left; nobody else can hold these now.
     for left in ["shallow.lock", "config.lock", "packed-refs.lock"] {
         let _ = fs::remove_file(cache.join(left));
     }
-    Ok(file)
+    Ok(Some(file))
 }
 
 /// The commit time of the work tree that a directory of the user's lies in; None outside of git. Hooks, monitors and pagers

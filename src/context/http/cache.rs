@@ -6,6 +6,7 @@ use std::{
     fs::{self, File},
     io::{self, Read, Seek, Write},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use reqwest::{
@@ -106,6 +107,8 @@ impl Cache {
             verify(&mut file, checksum).ok()?.ok()?;
         }
         file.rewind().ok()?;
+        // For clean-ups that begin with the least recently used.
+        let _ = file.set_modified(SystemTime::now());
         Some(Download { file, size_bytes, digest: note.digest.clone(), last_modified: note.last_modified, from_cache: true })
     }
 
