@@ -229,7 +229,7 @@ fn parts(kind: &InstructionKind) -> (Vec<(&'static str, String)>, String) {
             let separator = if pairs.legacy { " " } else { "=" };
             pairs.pairs.iter().map(|(key, value)| format!("{}{separator}{}", key.text, value.text)).collect::<Vec<_>>().join(" ")
         }
-        InstructionKind::Expose(words) => words.iter().map(|word| word.text.as_str()).collect::<Vec<_>>().join(" "),
+        InstructionKind::Expose(words) => ports(words),
         InstructionKind::Healthcheck(healthcheck) => healthcheck_parts(healthcheck, &mut flags),
         InstructionKind::Maintainer(word)
         | InstructionKind::Stopsignal(word)
@@ -271,6 +271,20 @@ fn healthcheck_parts(healthcheck: &Healthcheck, flags: &mut Vec<(&'static str, S
     flags.extend(durations.into_iter().filter(|(_, ns)| **ns != 0).map(|(name, ns)| (name, format_go(*ns))));
     flags.extend((*retries != 0).then(|| ("retries", retries.to_string())));
     format!("CMD {}", command_text(command))
+}
+
+/// In an order whose ends survive trimming: blanks of other scripts do not part words, but go from the ends of a line.
+/// Which order it is does not matter, since ports are sorted when read.
+fn ports(words: &[Word]) -> String {
+    let mut texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
+    if let Some(first) = texts.iter().position(|text| !text.starts_with(char::is_whitespace)) {
+        texts.swap(0, first);
+    }
+    let Some(end) = texts.len().checked_sub(1) else { return String::new() };
+    if let Some(last) = texts.iter().skip(1).position(|text| !text.ends_with(char::is_whitespace)) {
+        texts.swap(end, last + 1);
+    }
+    texts.join(" ")
 }
 
 fn command_text(command: &CommandLine) -> String {

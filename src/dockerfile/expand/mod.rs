@@ -350,6 +350,7 @@ impl Reader<'_> {
             }
             operator @ Some('+' | '-' | '?' | '#' | '%') => self.read_operand(&name, operator, false),
             Some('/') => self.read_replacement(&name),
+            None => Err("syntax error: missing '}'".to_owned()),
             operator => Err(unsupported("", operator)),
         }
     }

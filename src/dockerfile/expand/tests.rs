@@ -51,7 +51,7 @@ fn errors_name_the_text_and_the_reason() {
         ("${}", "syntax error: bad substitution"),
         ("${{a}", "syntax error: bad substitution"),
         ("${.}", "unsupported modifier (.) in substitution"),
-        ("${SET", "unsupported modifier (\u{fffd}) in substitution"),
+        ("${SET", "syntax error: missing '}'"),
         ("${SET:=x}", "unsupported modifier (:=) in substitution"),
         ("${SET:#x}", "unsupported modifier (:#) in substitution"),
         ("${NONE?}", "NONE: is not allowed to be unset"),

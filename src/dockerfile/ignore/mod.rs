@@ -111,13 +111,13 @@ impl Matcher {
         if path.is_empty() || path == "." {
             return None;
         }
-        let mut decided: Option<&Rule> = None;
-        for rule in &self.rules {
-            let matched = decided.is_some_and(|rule| !rule.exception);
-            if rule.exception == matched && prefixes(path).any(|prefix| rule.pattern.matches(prefix)) {
-                decided = Some(rule);
-            }
+        // As a walk comes to it: an exception has a say about a directory only when something kept that directory out.
+        let mut below = self.root();
+        for (at, _) in path.match_indices('/') {
+            below = self.enter(&path[..at], &below).1;
         }
+        let mut decided = None;
+        self.walk(path, &below, |index| decided = Some(&self.rules[index]));
         decided
     }
 
@@ -158,11 +158,6 @@ impl Matcher {
     pub fn may_except_below(&self, path: &str) -> bool {
         self.exceptions && self.rules.iter().any(|rule| rule.exception && rule.pattern.may_match_below(path))
     }
-}
-
-/// `a/b/c` -> `a/b/c`, `a`, `a/b`.
-fn prefixes(path: &str) -> impl Iterator<Item = &str> {
-    std::iter::once(path).chain(path.match_indices('/').map(move |(at, _)| &path[..at]))
 }
 
 /// A whole ignore file: patterns that remember their lines.

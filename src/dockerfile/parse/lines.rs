@@ -170,6 +170,8 @@ impl<'a> LineReader<'a> {
     fn finish(&mut self, joined: Joined, start: usize) -> Result<(), Diagnostic> {
         let line_span = Span { start, end: joined.end.max(start) };
         let mut node = Node::parse(&joined.text, &joined.origin, self.escape()).map_err(|error| error.or_at(line_span))?;
+        // A keyword may come only after a continuation mark.
+        let line_span = Span { start: node.keyword.span.start.max(start), ..line_span };
         node.span = line_span;
         node.line_span = line_span;
         if node.may_have_heredocs() {
