@@ -380,7 +380,7 @@ mod tests {
         assert_eq!(bench.left_over(), 0);
     }
 
-    /// users.md (b) 1.
+    /// Security list 1.
     #[test]
     fn names_that_climb_are_refused_and_absolute_ones_stay_inside() {
         let bench = Bench::new();
@@ -395,7 +395,7 @@ mod tests {
         assert_eq!(fs::read_to_string(context.tree.path().join("b")).unwrap(), "b");
     }
 
-    /// users.md (b) 2.
+    /// Security list 2.
     #[test]
     fn links_lead_back_to_the_root() {
         let bench = Bench::new();
@@ -413,7 +413,7 @@ mod tests {
         assert_eq!(bench.left_over(), 0);
     }
 
-    /// users.md (b) 3: the link of a Dockerfile in an archive is resolved inside it, and a broken one is an error, not a reason
+    /// Security list 3: the link of a Dockerfile in an archive is resolved inside it, and a broken one is an error, not a reason
     /// to look elsewhere.
     #[test]
     fn a_linked_dockerfile_never_leaves_the_archive() {
@@ -433,7 +433,7 @@ mod tests {
         assert!(read(&["link Dockerfile -> Dockerfile"]).is_err());
     }
 
-    /// users.md (b) 4.
+    /// Security list 4.
     #[test]
     fn hard_links_reach_entries_of_the_archive_only() {
         let bench = Bench::new();
@@ -466,7 +466,7 @@ mod tests {
         assert_eq!(context.skipped, [Path::new("dev/null")]);
     }
 
-    /// users.md (b) 9, the part of it that is ours.
+    /// Security list 9, the part of it that is ours.
     #[test]
     fn limits_and_truncation_end_cleanly() {
         let bench = Bench::new();

@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(top.dockerfile(Some("other/into-context")).unwrap().0, "real");
     }
 
-    /// users.md (b) 11.
+    /// Security list 11.
     #[test]
     fn what_is_not_a_file_of_the_context_is_refused() {
         for name in ["Dockerfile", ".dockerignore", "Dockerfile.dockerignore"] {
@@ -266,7 +266,7 @@ mod tests {
         assert!(matches!(LocalContext::open(&top.path("missing")), Err(ContextError::Io { .. })));
     }
 
-    /// users.md (b) 11, for contexts that came from elsewhere.
+    /// Security list 11, for contexts that came from elsewhere.
     #[test]
     fn a_foreign_context_is_read_as_after_a_chroot() {
         let top = Top::with(&[("context/real", "inside"), ("context/sub/dockerfile", "lower"), ("canary", "outside")]);

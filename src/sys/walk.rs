@@ -335,7 +335,7 @@ mod tests {
         assert!(std::process::Command::new("rm").arg("-rf").arg(top.join("d")).status().unwrap().success());
     }
 
-    /// users.md (b) 13: what is swapped during the walk is seen as a link or a directory of ours, never as what the link points to.
+    /// Security list 13: what is swapped during the walk is seen as a link or a directory of ours, never as what the link points to.
     #[test]
     fn swapping_a_directory_for_a_link_shows_nothing_outside() {
         let outside = tempfile::tempdir().unwrap();

@@ -140,7 +140,7 @@ pub(super) fn check_checksum(checksum: &str) -> Result<(), GitError> {
 mod tests {
     use super::*;
 
-    /// users.md (b) 27.
+    /// Security list 27.
     #[test]
     fn only_remotes_of_the_four_protocols_pass() {
         let good = ["https://h/r.git", "http://127.0.0.1:81/r", "git://h/r", "ssh://git@h:22/r.git", "git@github.com:a/b.git"];
@@ -174,7 +174,7 @@ mod tests {
         }
     }
 
-    /// users.md (b) 27.
+    /// Security list 27.
     #[test]
     fn refs_are_names_and_nothing_else() {
         for reference in ["main", "v1.0", "feature/x", "refs/heads/main", "refs/pull/1/head", "a@b", "ünïcode", "0123abc"] {

@@ -131,7 +131,7 @@ fn without_validators_everything_is_fetched_again() {
     assert_eq!(server.take_log(), ["GET /x", "GET /x"]);
 }
 
-/// users.md (b) 12.
+/// Security list 12.
 #[test]
 fn a_stated_checksum_is_held_to_and_spares_the_network() {
     let server = Server::start(|_| Reply::new(200, "text"));
@@ -237,7 +237,7 @@ fn bytes_are_never_decoded_on_the_way() {
     assert_eq!(Bench::new().text(&server.url("/x")).unwrap(), "not gzip");
 }
 
-/// users.md (b) 12.
+/// Security list 12.
 #[test]
 fn redirects_lead_to_http_only_and_never_to_credential_servers() {
     for (target, cause) in [
@@ -287,7 +287,7 @@ fn secrets_authorize_their_host_only() {
     assert!(error.contains("cannot be sent") && !error.contains("a\nb"), "{error}");
 }
 
-/// users.md (b) 29.
+/// Security list 29.
 #[test]
 fn credentials_in_a_url_are_sent_and_neither_shown_nor_kept() {
     let server = Server::start(|asked| match asked.header("authorization") {
@@ -310,7 +310,7 @@ fn credentials_in_a_url_are_sent_and_neither_shown_nor_kept() {
     }
 }
 
-/// users.md (b) 12: the name never comes from the server, and never is a path.
+/// Security list 12: the name never comes from the server, and never is a path.
 #[test]
 fn names_come_from_the_url_s_path() {
     let cases = [
