@@ -102,7 +102,7 @@ fn a_context_that_is_not_there() {
 fn a_store_that_cannot_be_written() {
     let bed = Bed::caller();
     bed.dockerfile("FROM scratch\nCOPY Dockerfile /\n").file("file", "");
-    bed.run(&["--store", "file/store", "build", "."]).fails().says("file/store");
+    bed.run(&["--store", "file/store", "build", "."]).fails().says("context/file");
 }
 
 #[test]

@@ -9,9 +9,10 @@ use crate::support::{Bed, skip, tool};
 struct SmallDisk<'a>(&'a Path);
 
 impl<'a> SmallDisk<'a> {
-    fn mount(at: &'a Path, size: &str) -> SmallDisk<'a> {
+    fn mount(bed: &Bed, at: &'a Path, size: &str) -> SmallDisk<'a> {
         std::fs::create_dir_all(at).unwrap();
-        tool(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size},mode=1777"), "tmpfs"]).arg(at));
+        tool(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size},mode=755"), "tmpfs"]).arg(at));
+        bed.user.own(at);
         SmallDisk(at)
     }
 
@@ -33,7 +34,7 @@ fn a_full_disk_fails_the_build_and_nothing_else() {
     }
     for bed in Bed::each_user() {
         let place = bed.store();
-        let disk = SmallDisk::mount(&place, "12M");
+        let disk = SmallDisk::mount(&bed, &place, "12M");
         bed.dockerfile("FROM alpine\nRUN dd if=/dev/urandom of=/big bs=1M count=30\n");
         bed.build(&["-t", "app"]).fails_with(1).says("o space left");
 

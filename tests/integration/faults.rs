@@ -30,7 +30,7 @@ fn a_registry_that_behaves_is_used() {
 fn unauthorised_is_said_with_the_registry() {
     let refuse = |_: &Request| Some(Reply::error(401, "UNAUTHORIZED").header("WWW-Authenticate", "Basic realm=\"private\""));
     let registry = FakeRegistry::serve(image(), refuse);
-    bed(&registry).build(&[]).fails_with(1).says(registry.address()).says("401");
+    bed(&registry).build(&[]).fails_with(1).says(registry.address()).says("refuses access");
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn credentials_of_docker_config_go_to_their_host_only() {
     bed.file("../home/.docker/config.json", format!("{{\"auths\":{{\"{}\":{{\"auth\":\"bWU6c2VjcmV0\"}}}}}}", registry.address()));
     bed.build(&[]).succeeds();
     bed.file("../home/.docker/config.json", "{\"auths\":{\"example.com\":{\"auth\":\"bWU6c2VjcmV0\"}}}");
-    bed.build(&["--pull", "--no-cache"]).fails_with(1).says("401");
+    bed.build(&["--pull", "--no-cache"]).fails_with(1).says("refuses access");
 }
 
 #[test]
