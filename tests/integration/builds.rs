@@ -117,11 +117,14 @@ fn what_a_run_starts_dies_with_it() {
 #[test]
 fn a_run_is_root_among_many_ids_and_setuid_works() {
     for bed in Bed::each_user() {
+        // busybox gives privileges up by itself: only a program of our own shows what the kernel granted.
+        bed.file("id.c", "#include <stdio.h>\n#include <unistd.h>\nint main() { printf(\"%d by %d\\n\", geteuid(), getuid()); }\n");
+        tool(Command::new("cc").args(["-static", "-o"]).arg(bed.path("context/effective")).arg(bed.path("context/id.c")));
         bed.dockerfile(
             "FROM alpine\nRUN echo app:x:1000:1000::/:/bin/sh >> /etc/passwd && touch /owned && chown app:1000 /owned && chmod 4755 /owned\n\
-             RUN cp /bin/busybox /su && chmod 4755 /su && ln -s /su /id\nUSER app\nRUN [\"/id\", \"-u\"]\nRUN test \"$(/id -u)\" = 0\n",
+             COPY --chmod=4755 effective /\nUSER app\nRUN /effective\n",
         );
-        bed.image("app", &[]);
+        bed.build(&["-t", "app"]).succeeds().says("0 by 1000");
         bed.run(&["run", "app", "stat", "-c", "%U %a", "/owned"]).succeeds().says("app 4755");
     }
 }
