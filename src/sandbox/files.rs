@@ -12,27 +12,14 @@ pub fn hosts(hostname: &str, extra: &[(String, String)]) -> String {
     text
 }
 
-/// /etc/resolv.conf from the host's. In a private network the host's loopback is out of reach: name servers there (as
-/// systemd-resolved's) are replaced by `forward`, which passes questions on to them.
+/// /etc/resolv.conf from the host's. In a private network `forward` stands for every name server: the host's loopback is
+/// out of reach there, and pasta sends the answers of the host's own resolver from `forward`, whomever the step asked.
 pub fn resolv_conf(host: &str, forward: Option<&str>) -> String {
     let Some(forward) = forward else { return host.to_owned() };
-    let is_local = |line: &&str| name_server(line).is_some_and(is_loopback);
-    let mut text: String = host.lines().filter(|line| !is_local(line)).map(|line| format!("{line}\n")).collect();
-    // Without any entry the C library asks the loopback.
-    if host.lines().any(|line| is_local(&line)) || !host.lines().any(|line| name_server(line).is_some()) {
-        let _ = writeln!(text, "nameserver {forward}");
-    }
+    let kept = host.lines().filter(|line| line.split_whitespace().next() != Some("nameserver"));
+    let mut text: String = kept.map(|line| format!("{line}\n")).collect();
+    let _ = writeln!(text, "nameserver {forward}");
     text
-}
-
-fn name_server(line: &str) -> Option<&str> {
-    let mut words = line.split_whitespace();
-    (words.next() == Some("nameserver")).then(|| words.next()).flatten()
-}
-
-fn is_loopback(address: &str) -> bool {
-    let address = address.split('%').next().unwrap_or(address);
-    address.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -46,11 +33,11 @@ mod tests {
     }
 
     #[test]
-    fn a_loopback_resolver_is_replaced_only_where_it_cannot_be_reached() {
+    fn name_servers_are_replaced_in_a_private_network_only() {
         let stub = "search corp.example\nnameserver 127.0.0.53\noptions edns0\n";
         assert_eq!(resolv_conf(stub, None), stub);
         assert_eq!(resolv_conf(stub, Some("1.2.3.4")), "search corp.example\noptions edns0\nnameserver 1.2.3.4\n");
-        assert_eq!(resolv_conf("nameserver 10.0.0.2\n", Some("1.2.3.4")), "nameserver 10.0.0.2\n");
+        assert_eq!(resolv_conf("nameserver 10.0.0.2\nnameserver 10.0.0.3\n", Some("1.2.3.4")), "nameserver 1.2.3.4\n");
         assert_eq!(resolv_conf("", Some("1.2.3.4")), "nameserver 1.2.3.4\n");
     }
 }
