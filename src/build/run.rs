@@ -21,6 +21,7 @@ use crate::{
 #[derive(Default)]
 struct Held {
     caches: Vec<CacheMountLease>,
+    ssh_sockets: usize,
 }
 
 impl Engine {
@@ -135,21 +136,22 @@ impl Engine {
                 }
             }
             MountKind::Ssh { id, required, mode, uid, gid } => {
+                let path = match mount.target.as_str() {
+                    "" => format!("/run/buildkit/ssh_agent.{}", held.ssh_sockets),
+                    given => given.to_owned(),
+                };
+                held.ssh_sockets += 1;
+                if !env.iter().any(|(name, _)| name == "SSH_AUTH_SOCK") {
+                    env.push(("SSH_AUTH_SOCK".to_owned(), path.clone()));
+                }
                 let Some(agent) = self.request.ssh.get(id) else {
                     if *required {
                         return Err(BuildError::new(Kind::Step, format!("ssh {id}: no agent was given"))
                             .with_hint(format!("give it with --ssh {id}")));
                     }
+                    // As with BuildKit the variable is there, the socket is not.
                     return Ok(());
                 };
-                let number = mounts.iter().filter(|mount| matches!(mount.kind, sandbox::MountKind::Ssh { .. })).count();
-                let path = match mount.target.as_str() {
-                    "" => format!("/run/buildkit/ssh_agent.{number}"),
-                    given => given.to_owned(),
-                };
-                if !env.iter().any(|(name, _)| name == "SSH_AUTH_SOCK") {
-                    env.push(("SSH_AUTH_SOCK".to_owned(), path.clone()));
-                }
                 let kind = sandbox::MountKind::Ssh { agent: agent.clone(), mode: *mode, uid: *uid, gid: *gid };
                 mounts.push(sandbox::Mount { target: PathBuf::from(path), kind });
             }

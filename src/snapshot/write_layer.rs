@@ -230,6 +230,9 @@ fn device_kind(device: disk::Device) -> EntryKind {
 
 fn read_attributes(file: impl AsFd, entry: &mut Entry) -> io::Result<()> {
     entry.xattrs = disk::layer_xattrs(&file)?;
+    // As containerd writes layers: `user.*` would carry the host's notes on a file (where it was downloaded, which editor had
+    // it) into the image, and make its digest differ from machine to machine.
+    entry.xattrs.retain(|(name, _)| name == b"security.capability");
     if let Some((uid, gid)) = disk::recorded_owner(&file)? {
         (entry.uid, entry.gid) = (uid, gid);
     }

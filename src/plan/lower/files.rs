@@ -16,7 +16,7 @@ use crate::{
 
 use super::{
     Lowerer,
-    state::{StageState, clean_path, join_path},
+    state::{StageState, clean_path, join_path, normalize_workdir},
 };
 
 /// Sources, destination and flags after expansion.
@@ -126,7 +126,7 @@ impl Lowerer<'_> {
 
     pub(super) fn lower_workdir(&mut self, node: &Node, state: &mut StageState, command: &Command, path: &Word) -> Result<(), Diagnostic> {
         let text = environment::word(path, self.stages.escape, &state.environment)?;
-        let path = join_path(state.cwd(), &text);
+        let path = normalize_workdir(state.cwd(), &text);
         state.config.config.working_dir.clone_from(&path);
         let text = format!("WORKDIR {path}");
         if path == "/" {

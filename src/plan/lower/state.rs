@@ -64,7 +64,7 @@ impl StageState {
             self.environment.set(name, value);
         }
         if !self.config.config.working_dir.is_empty() {
-            self.config.config.working_dir = clean_path(&format!("/{}", self.config.config.working_dir));
+            self.config.config.working_dir = normalize_workdir("/", &self.config.config.working_dir);
         }
     }
 
@@ -258,6 +258,15 @@ pub(super) fn clean_path(path: &str) -> String {
 /// `path` on top of `cwd` unless it is absolute; cleaned.
 pub(super) fn join_path(cwd: &str, path: &str) -> String {
     if path.starts_with('/') { clean_path(path) } else { clean_path(&format!("{cwd}/{path}")) }
+}
+
+/// WORKDIR on top of the one before: an absolute path stays as it is written (BuildKit `NormalizeWorkdir`).
+pub(super) fn normalize_workdir(cwd: &str, path: &str) -> String {
+    match path {
+        "" => cwd.to_owned(),
+        absolute if absolute.starts_with('/') => absolute.to_owned(),
+        relative => clean_path(&format!("{cwd}/{relative}")),
+    }
 }
 
 /// A name for a step: one line, white space folded.
