@@ -10,6 +10,7 @@ use std::{
     fs,
     io::{self, Read, Write},
     process::{Command, Stdio},
+    sync::OnceLock,
 };
 
 use nix::{
@@ -50,6 +51,13 @@ pub struct Entered {
     pub reason: Option<String>,
     /// How many ids there are.
     pub ids: u64,
+}
+
+static CURRENT: OnceLock<Rung> = OnceLock::new();
+
+/// The rung on which `enter` has put this process.
+pub(super) fn current() -> Rung {
+    CURRENT.get().copied().unwrap_or(Rung::Full)
 }
 
 /// Why rbuild cannot stand where it was told to.
@@ -101,6 +109,13 @@ enum Maps {
 
 /// Moves this process to where it is root. Call it while there is one thread.
 pub fn enter(options: &Options) -> Result<Entered, EnterError> {
+    let entered = enter_rung(options)?;
+    // Only the first call can have moved us.
+    let _ = CURRENT.set(entered.rung);
+    Ok(entered)
+}
+
+fn enter_rung(options: &Options) -> Result<Entered, EnterError> {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let lowest = match options.rung {
         Some(rung @ (Rung::Chroot | Rung::Copy)) => return Ok(Entered { rung, reason: Some("as asked".into()), ids: 1 }),

@@ -7,7 +7,7 @@ use std::{
     io::{self, Read},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::MetadataExt,
+        unix::{fs::MetadataExt, net::UnixStream},
     },
     path::{Path, PathBuf},
 };
@@ -15,16 +15,17 @@ use std::{
 use rustix::{
     fs::{Access, AtFlags, CWD, Mode, OFlags, ResolveFlags},
     process::{Resource, Rlimit},
-    thread::{CapabilitySet, CapabilitySets, Gid, Uid},
+    thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets, Gid, Uid},
 };
 
 use super::{
+    emulate,
     outcome::{During, InitError},
     seccomp,
     spec::{Spec, Stdio, Ulimit},
     user::User,
 };
-use crate::sys::{self, process, seccomp::Instruction};
+use crate::sys::{self, fdpass, process, seccomp::Instruction};
 
 /// Docker's default capabilities: chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service,
 /// net_raw, sys_chroot, mknod, audit_write, setfcap.
@@ -32,14 +33,15 @@ pub const CAPABILITIES: u64 = 0xa804_25fb;
 
 /// Becomes the step's program. Returns only with the reason why not.
 /// `stdin` is what it reads instead of nothing.
-pub fn become_program(spec: &Spec, user: &User, stdin: Option<OwnedFd>) -> InitError {
-    match prepare(spec, user, stdin) {
+/// `emulator` is where the descriptor goes on which held calls arrive, where there is one id only.
+pub fn become_program(spec: &Spec, user: &User, stdin: Option<OwnedFd>, emulator: Option<UnixStream>) -> InitError {
+    match prepare(spec, user, stdin, emulator) {
         Ok(()) => exec(spec, user),
         Err(error) => error,
     }
 }
 
-fn prepare(spec: &Spec, user: &User, stdin: Option<OwnedFd>) -> Result<(), InitError> {
+fn prepare(spec: &Spec, user: &User, stdin: Option<OwnedFd>, emulator: Option<UnixStream>) -> Result<(), InitError> {
     if spec.stdio == Stdio::Capture {
         // No terminal to push characters into.
         rustix::process::setsid().during("start a session")?;
@@ -53,7 +55,11 @@ fn prepare(spec: &Spec, user: &User, stdin: Option<OwnedFd>) -> Result<(), InitE
     let entered = enter_cwd(&spec.cwd);
     let path = variable(&spec.env, "PATH");
     let program = spec.args.first().and_then(|name| find_program(name, path).ok());
-    give_up_power(user, &seccomp::filter(program.is_some_and(|program| is_32_bit(&program))))?;
+    let filter = seccomp::filter(program.is_some_and(|program| is_32_bit(&program)));
+    match emulator {
+        None => give_up_power(user, &filter)?,
+        Some(socket) => give_up_power_with_one_id(user, &filter, &socket)?,
+    }
     // A directory that root may not enter (on a network file system) may still be the user's.
     entered.or_else(|_| enter_cwd(&spec.cwd)).during(&format!("enter {}", spec.cwd))?;
     process::close_on_exec_from(3).during("close descriptors")?;
@@ -128,11 +134,33 @@ fn give_up_power(user: &User, filter: &[Instruction]) -> Result<(), InitError> {
     if !filter.is_empty() {
         sys::seccomp::install(filter).during("install the seccomp filter")?;
     }
-    rustix::thread::clear_ambient_capability_set().during("clear ambient capabilities")?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).during(&format!("become user {}", user.uid))?;
+    limit_capabilities(user)
+}
+
+fn limit_capabilities(user: &User) -> Result<(), InitError> {
+    rustix::thread::clear_ambient_capability_set().during("clear ambient capabilities")?;
     let kept = if user.uid == 0 { CapabilitySet::from_bits_retain(CAPABILITIES) } else { CapabilitySet::empty() };
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets).during("set capabilities")
+}
+
+/// The same where there is one id: the user's are emulated, the powers follow them.
+fn give_up_power_with_one_id(user: &User, filter: &[Instruction], emulator: &UnixStream) -> Result<(), InitError> {
+    emulate::pretend(user).during(&format!("become user {}", user.uid))?;
+    drop_bounding_set()?;
+    if user.uid != 0 {
+        // Really we stay id 0, which would get its powers back at exec.
+        let bits = CapabilitiesSecureBits::NO_ROOT | CapabilitiesSecureBits::NO_ROOT_LOCKED;
+        rustix::thread::set_capabilities_secure_bits(bits).during("give up the powers of root")?;
+    }
+    if !filter.is_empty() {
+        sys::seccomp::install(filter).during("install the seccomp filter")?;
+    }
+    let listener = sys::notify::install(&emulate::held_calls()).during("install the emulation filter")?;
+    fdpass::send(emulator, 0, Some(listener.as_fd())).during("hand over the emulation filter")?;
+    drop(listener);
+    limit_capabilities(user)
 }
 
 fn drop_bounding_set() -> Result<(), InitError> {

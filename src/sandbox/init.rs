@@ -21,14 +21,16 @@ use std::{
 
 use nix::{sched::CloneFlags, unistd::Pid};
 use rustix::{
+    event::{PollFd, PollFlags},
     fs::{Mode, OFlags},
-    process::Signal,
+    process::{PidfdFlags, Signal},
     thread::LinkNameSpaceType,
 };
 
 use serde::{Deserialize, Serialize};
 
 use super::{
+    emulate::Emulator,
     exec, files,
     mounts::{self, Prepared},
     network::{Attachment, NAME_SERVER},
@@ -38,7 +40,12 @@ use super::{
     stubs::{Shape, Stubs},
     user::{self, User},
 };
-use crate::sys::{fdpass, loopback, mountns, process, root::RootDir};
+use crate::sys::{
+    fdpass, loopback, mountns,
+    notify::Listener,
+    process::{self, Ended},
+    root::RootDir,
+};
 
 /// The first argument that makes rbuild be RUN's init.
 pub const ARGUMENT: &str = "__rbuild-init";
@@ -67,6 +74,8 @@ pub(super) struct Order {
     pub spec: Spec,
     /// What its network means here.
     pub network: Attachment,
+    /// There is one id: all others are emulated.
+    pub one_id: bool,
 }
 
 /// The socket to rbuild. It comes as standard input and is moved away from there.
@@ -105,12 +114,12 @@ struct Ready {
 fn keep(control: &Control) -> Result<(), InitError> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).during("tie the sandbox to rbuild")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    let (Order { spec, network }, stdin) = control.receive_order().during("read the spec")?;
+    let (Order { spec, network, one_id }, stdin) = control.receive_order().during("read the spec")?;
     let outside = File::open("/proc/self/ns/mnt").during("open the mount namespace")?;
     unshare(&spec, &network)?;
     let mut stubs = Stubs::default();
     let ready = build_root(&spec, &network, &mut stubs)?;
-    let reaper = process::fork(|| reap(&spec, &ready, stdin, control)).during("fork")?;
+    let reaper = process::fork(|| reap(&spec, &ready, Streams { stdin, control }, one_id)).during("fork")?;
     let ended = process::wait_for(Some(reaper)).during("wait for the step")?;
     drop(ready);
     // Leaving the step's mount namespace ends it, and with it all that covers the stubs.
@@ -187,21 +196,29 @@ fn make_cwd(root: &RootDir, cwd: &str, user: &User) -> Result<(), InitError> {
     made.keep_as(user.uid, user.gid).during("give the working directory to the user")
 }
 
+/// What the program still needs of the world outside.
+struct Streams<'a> {
+    stdin: Option<OwnedFd>,
+    control: &'a Control,
+}
+
 /// Pid 1 of the step: finishes the root, starts the program, waits for it. When it ends, the kernel ends the rest.
-fn reap(spec: &Spec, ready: &Ready, stdin: Option<OwnedFd>, control: &Control) -> i32 {
-    let result = start(spec, ready, stdin, control).and_then(wait_for_program);
+fn reap(spec: &Spec, ready: &Ready, streams: Streams<'_>, one_id: bool) -> i32 {
+    let control = streams.control;
+    let result = if one_id { reap_and_emulate(spec, ready, streams) } else { start(spec, ready, streams, None).and_then(wait_for_program) };
     control.tell(&result.map_or_else(Message::Failed, Message::Exited));
     0
 }
 
-fn start(spec: &Spec, ready: &Ready, stdin: Option<OwnedFd>, control: &Control) -> Result<Pid, InitError> {
+fn start(spec: &Spec, ready: &Ready, streams: Streams<'_>, emulator: Option<UnixStream>) -> Result<Pid, InitError> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).during("tie the step to the sandbox")?;
     rootfs::mount_proc(&ready.proc_target)?;
     rootfs::mask(&ready.root)?;
     mountns::pivot_into(ready.root.as_fd()).during("change the root")?;
+    let Streams { stdin, control } = streams;
     let program = || {
         // Told before the reaper can tell the exit of a program that never was.
-        control.tell(&Message::Failed(exec::become_program(spec, &ready.user, stdin)));
+        control.tell(&Message::Failed(exec::become_program(spec, &ready.user, stdin, emulator)));
         1
     };
     process::fork(program).during("fork")
@@ -212,14 +229,48 @@ fn wait_for_program(program: Pid) -> Result<Exit, InitError> {
     loop {
         let ended = process::wait_for(None).during("wait for the program")?;
         if ended.pid == program {
-            return Ok(Exit {
-                code: ended.code.unwrap_or_else(|| 128 + ended.signal.unwrap_or(0)),
-                signal: ended.signal,
-                out_of_memory: false,
-                max_rss_kb: ended.max_rss_kb,
-                user_us: ended.user_us,
-                system_us: ended.system_us,
-            });
+            return Ok(exit_of(ended));
         }
     }
+}
+
+fn exit_of(ended: Ended) -> Exit {
+    Exit {
+        code: ended.code.unwrap_or_else(|| 128 + ended.signal.unwrap_or(0)),
+        signal: ended.signal,
+        out_of_memory: false,
+        max_rss_kb: ended.max_rss_kb,
+        user_us: ended.user_us,
+        system_us: ended.system_us,
+    }
+}
+
+/// The same where there is one id: between deaths it answers the calls that are held.
+fn reap_and_emulate(spec: &Spec, ready: &Ready, streams: Streams<'_>) -> Result<Exit, InitError> {
+    let (ours, theirs) = UnixStream::pair().during("make a socket")?;
+    let program = start(spec, ready, streams, Some(theirs))?;
+    let death = rustix::process::pidfd_open(rustix_pid(program)?, PidfdFlags::empty()).during("watch the program")?;
+    let emulator = match fdpass::receive(&ours) {
+        Ok((_, Some(listener))) => Emulator::new(Listener::new(listener), ready.user.clone()),
+        // It has told why before it ended.
+        _ => return wait_for_program(program),
+    };
+    loop {
+        let mut polled = [PollFd::new(emulator.listener(), PollFlags::IN), PollFd::new(&death, PollFlags::IN)];
+        match rustix::event::poll(&mut polled, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).during("wait for calls"),
+        }
+        let (call, dead) = (polled[0].revents(), polled[1].revents());
+        if !dead.is_empty() {
+            return wait_for_program(program);
+        }
+        if call.contains(PollFlags::IN) {
+            emulator.answer_next().during("receive a call")?;
+        }
+    }
+}
+
+fn rustix_pid(pid: Pid) -> Result<rustix::process::Pid, InitError> {
+    rustix::process::Pid::from_raw(pid.as_raw()).ok_or(io::Error::from(io::ErrorKind::InvalidInput)).during("watch the program")
 }

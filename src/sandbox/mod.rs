@@ -4,6 +4,8 @@
 //! `main` calls [`init_if_asked`] and [`enter`] first, in this order and before any thread; then [`run`] works from any
 //! thread. See [`init`] for the processes of a step.
 
+mod bpf;
+mod emulate;
 pub mod emulation;
 pub mod enter;
 mod exec;

@@ -2,11 +2,12 @@
 //! Unaware of the root's own file systems and of what a step does.
 
 use std::{
+    ffi::OsStr,
     fs::File,
     io::{self, Write},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-        unix::fs::{MetadataExt, fchown},
+        unix::fs::MetadataExt,
     },
     path::{Component, Path, PathBuf},
 };
@@ -17,6 +18,7 @@ use rustix::{
 };
 
 use super::{
+    emulate::owners,
     outcome::InitError,
     spec::{Mount, MountKind, Source},
     stubs::{Shape, Stubs},
@@ -185,7 +187,7 @@ fn copy_of(tree: &OwnedFd, scratch: &RootDir) -> io::Result<OwnedFd> {
     let metadata = from.metadata()?;
     let (mut to, path) = new_file(scratch)?;
     io::copy(&mut from, &mut to)?;
-    finish_file(&to, metadata.mode() & 0o7777, (metadata.uid(), metadata.gid()))?;
+    finish_file(scratch, &to, metadata.mode() & 0o7777, (metadata.uid(), metadata.gid()))?;
     mountns::clone_tree(path)
 }
 
@@ -199,7 +201,7 @@ fn memory_file(bytes: &[u8], mode: u32, owner: (u32, u32), staging: &OwnedFd) ->
     on_staging(staging, memory, |root| {
         let (mut file, path) = new_file(root)?;
         file.write_all(bytes)?;
-        finish_file(&file, mode, owner)?;
+        finish_file(root, &file, mode, owner)?;
         mountns::clone_tree(path)
     })
 }
@@ -213,8 +215,8 @@ fn new_file(root: &RootDir) -> io::Result<(File, OwnedFd)> {
 }
 
 /// Owner first: chown clears the special bits that the mode may set.
-fn finish_file(file: &File, mode: u32, (uid, gid): (u32, u32)) -> io::Result<()> {
-    fchown(file, Some(uid), Some(gid))?;
+fn finish_file(root: &RootDir, file: &File, mode: u32, (uid, gid): (u32, u32)) -> io::Result<()> {
+    owners::give(root.as_fd(), OsStr::new("file"), uid, gid)?;
     Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
 }
 

@@ -16,6 +16,7 @@ use std::{
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
 use super::{
+    enter::{self, Rung},
     init::{self, Order},
     network, oom,
     outcome::{Exit, Message, RunError},
@@ -61,7 +62,7 @@ pub fn run(spec: &Spec, cancel: Option<&Cancel>, mut output: impl FnMut(Stream, 
     let _proxies = ssh::start_proxies(&mut spec).map_err(RunError::Start)?;
     let timeout = spec.timeout;
     let network = network::attachment(&spec.network);
-    let mut step = Step::start(&Order { spec, network }).map_err(RunError::Start)?;
+    let mut step = Step::start(&Order { spec, network, one_id: enter::current() == Rung::Single }).map_err(RunError::Start)?;
     let deadline = timeout.map(|timeout| (Instant::now() + timeout, timeout));
     let mut answer = Vec::new();
     let mut buffer = vec![0; 65536];

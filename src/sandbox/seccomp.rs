@@ -13,14 +13,8 @@
 //! of the 32-bit sibling architecture get the same list; other architectures and x32 get ENOSYS.
 //! Unaware of how a filter is installed.
 
+use super::bpf::{ARCH, NUMBER, answer, argument, if_any_bit, if_at_least, if_equal, jump, load};
 use crate::sys::seccomp::Instruction;
-
-/// Offsets in `struct seccomp_data` (the low half of each 64-bit argument, little-endian).
-const NUMBER: u32 = 0;
-const ARCH: u32 = 4;
-const fn argument(index: u32) -> u32 {
-    16 + 8 * index
-}
 
 const NEW_NAMESPACES: u32 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
@@ -159,38 +153,6 @@ fn body(architecture: &Architecture, old_socketcall: bool) -> Vec<Instruction> {
     code.extend([if_equal(libc::TIOCSTI as u32, 1, 0), if_equal(libc::TIOCLINUX as u32, 0, 1), answer(EPERM), answer(ALLOW)]);
     code.push(answer(ALLOW));
     code
-}
-
-fn statement(code: u32, k: u32) -> Instruction {
-    Instruction { code: code as u16, jt: 0, jf: 0, k }
-}
-
-fn load(offset: u32) -> Instruction {
-    statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset)
-}
-
-fn answer(action: u32) -> Instruction {
-    statement(libc::BPF_RET | libc::BPF_K, action)
-}
-
-fn jump(instructions: u32) -> Instruction {
-    statement(libc::BPF_JMP | libc::BPF_JA, instructions)
-}
-
-fn condition(test: u32, k: u32, skip_if_true: u8, skip_if_false: u8) -> Instruction {
-    Instruction { code: (libc::BPF_JMP | test | libc::BPF_K) as u16, jt: skip_if_true, jf: skip_if_false, k }
-}
-
-fn if_equal(k: u32, skip_if_true: u8, skip_if_false: u8) -> Instruction {
-    condition(libc::BPF_JEQ, k, skip_if_true, skip_if_false)
-}
-
-fn if_at_least(k: u32, skip_if_true: u8, skip_if_false: u8) -> Instruction {
-    condition(libc::BPF_JGE, k, skip_if_true, skip_if_false)
-}
-
-fn if_any_bit(k: u32, skip_if_true: u8, skip_if_false: u8) -> Instruction {
-    condition(libc::BPF_JSET, k, skip_if_true, skip_if_false)
 }
 
 #[cfg(test)]

@@ -14,10 +14,11 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid},
+    fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT},
     io::Errno,
 };
 
+use super::emulate::owners;
 use crate::sys::root::RootDir;
 
 /// As many dangling links as are followed to where a mount point has to be made.
@@ -104,9 +105,8 @@ impl Stubs {
 impl Stubs {
     /// Gives what was made to a user and lets it stay.
     pub fn keep_as(self, uid: u32, gid: u32) -> io::Result<()> {
-        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         for stub in self.made {
-            rustix::fs::chownat(&stub.parent, &stub.name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+            owners::give(stub.parent.as_fd(), &stub.name, uid, gid)?;
         }
         Ok(())
     }

@@ -1,0 +1,59 @@
+//! Files that are made by a process that believes not to be root, or in a directory that hands its group on.
+//! All others the kernel makes alone.
+
+use std::{
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags},
+    io::Errno,
+};
+
+use super::{
+    ids::Ids,
+    owners::{self, Last},
+    target::Target,
+};
+
+/// The owner that a new file at `path` gets; None when it is the real one, root.
+pub fn owner_of_new(path: &Path, ids: &Ids) -> Option<(u32, u32)> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let inherited = owners::owner(parent, Last::Followed).map(|(_, gid)| gid);
+    let hands_on = inherited.is_some() && std::fs::metadata(parent).is_ok_and(|metadata| metadata.mode() & libc::S_ISGID != 0);
+    let gid = inherited.filter(|_| hands_on).unwrap_or(ids.group.effective);
+    ((ids.user.effective, gid) != (0, 0)).then_some((ids.user.effective, gid))
+}
+
+/// Opens a file that does not exist yet as the target would, with the owner written down. None: it exists, or cannot be
+/// made this way, and the kernel shall say what it has to say.
+pub fn open_new(target: Target, path: &Path, flags: u32, mode: u32, owner: (u32, u32)) -> Option<OwnedFd> {
+    let flags = OFlags::from_bits_retain(flags);
+    if flags.bits() & libc::O_TMPFILE as u32 == libc::O_TMPFILE as u32 {
+        let fd = rustix::fs::openat(CWD, path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(mode & !target.umask())).ok()?;
+        owners::record_owner(&own_path(&fd), Last::Followed, owner.0, owner.1).ok()?;
+        return Some(fd);
+    }
+    let exact = flags | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    // Our own mask is 0: the mode arrives as it is said here.
+    let fd = rustix::fs::openat(CWD, path, exact, Mode::from_raw_mode(mode & 0o7777 & !target.umask())).ok()?;
+    owners::record_owner(&own_path(&fd), Last::Followed, owner.0, owner.1).ok()?;
+    Some(fd)
+}
+
+fn own_path(fd: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd)))
+}
+
+/// Makes a directory as the target would, with the owner written down.
+pub fn make_directory(target: Target, path: &Path, mode: u32, owner: (u32, u32)) -> Result<(), Errno> {
+    let mode = mode & 0o1777 & !target.umask();
+    rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(mode))?;
+    owners::record_owner(path, Last::Itself, owner.0, owner.1)
+}
+
+/// The mode of a new device file.
+pub fn masked(target: Target, mode: u32) -> u32 {
+    (mode & libc::S_IFMT) | (mode & 0o7777 & !target.umask())
+}

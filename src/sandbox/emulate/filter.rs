@@ -1,0 +1,74 @@
+//! Which calls are held for emulation: those that change or tell owners and ids, and those that create files.
+//! Unaware of the answers.
+
+use super::super::bpf::{ARCH, NUMBER, answer, argument, if_any_bit, if_equal, jump, load};
+use crate::sys::seccomp::Instruction;
+
+const HOLD: u32 = libc::SECCOMP_RET_USER_NOTIF;
+const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+
+#[cfg(target_arch = "x86_64")]
+const OWN_ARCH: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const OWN_ARCH: u32 = 0xc000_00b7;
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const OWN_ARCH: u32 = 0;
+
+/// Calls that all architectures have.
+const HELD: &[libc::c_long] = &[
+    libc::SYS_fchownat,
+    libc::SYS_fchown,
+    libc::SYS_setuid,
+    libc::SYS_setgid,
+    libc::SYS_setreuid,
+    libc::SYS_setregid,
+    libc::SYS_setresuid,
+    libc::SYS_setresgid,
+    libc::SYS_setfsuid,
+    libc::SYS_setfsgid,
+    libc::SYS_setgroups,
+    libc::SYS_getuid,
+    libc::SYS_getgid,
+    libc::SYS_geteuid,
+    libc::SYS_getegid,
+    libc::SYS_getresuid,
+    libc::SYS_getresgid,
+    libc::SYS_getgroups,
+    libc::SYS_mknodat,
+    libc::SYS_mkdirat,
+    libc::SYS_newfstatat,
+    libc::SYS_fstat,
+    libc::SYS_statx,
+];
+
+/// Calls that only old architectures have.
+#[cfg(target_arch = "x86_64")]
+const HELD_OLD: &[libc::c_long] =
+    &[libc::SYS_chown, libc::SYS_lchown, libc::SYS_mknod, libc::SYS_mkdir, libc::SYS_creat, libc::SYS_stat, libc::SYS_lstat];
+#[cfg(not(target_arch = "x86_64"))]
+const HELD_OLD: &[libc::c_long] = &[];
+
+/// Opens are held only when they may create: number and where the flags are.
+#[cfg(target_arch = "x86_64")]
+const OPENS: &[(libc::c_long, u32)] = &[(libc::SYS_openat, 2), (libc::SYS_open, 1)];
+#[cfg(not(target_arch = "x86_64"))]
+const OPENS: &[(libc::c_long, u32)] = &[(libc::SYS_openat, 2)];
+
+/// O_TMPFILE without O_DIRECTORY, which it contains.
+const CREATES: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
+
+/// The filter; programs of sibling architectures are not emulated.
+pub fn filter() -> Vec<Instruction> {
+    let mut body = vec![load(NUMBER)];
+    for number in HELD.iter().chain(HELD_OLD) {
+        body.extend([if_equal(*number as u32, 0, 1), answer(HOLD)]);
+    }
+    for (number, flags) in OPENS {
+        body.extend([if_equal(*number as u32, 0, 4), load(argument(*flags)), if_any_bit(CREATES, 0, 1), answer(HOLD), answer(ALLOW)]);
+    }
+    body.push(answer(ALLOW));
+    let mut code = vec![load(ARCH), if_equal(OWN_ARCH, 1, 0), jump(body.len() as u32)];
+    code.extend(body);
+    code.push(answer(ALLOW));
+    code
+}

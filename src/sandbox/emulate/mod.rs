@@ -1,0 +1,279 @@
+//! Ids and owners for programs where the kernel has one id only (the `single` rung).
+//!
+//! Calls that change or tell ids, owners and devices are held by a seccomp filter and answered here, by pid 1 of the
+//! step: nothing is traced and no library is loaded into anybody. What is answered:
+//!
+//! | Call | Answer |
+//! |---|---|
+//! | chown and its kin | the kernel does it for id 0 (with all its side effects), the owner is written down |
+//! | set*id, get*id, setgroups | kept per process, see [`ids`]; the rights of root stay |
+//! | mknod of a device | an empty file that stands for it |
+//! | open, mkdir by somebody else than root, or in a set-gid directory | made here, with the owner written down |
+//! | stat, fstat, statx | only for files with something written down; the kernel answers the rest |
+//!
+//! Everything else and everything that fails is let through to the kernel, which then says what it has to say. Not
+//! emulated: owners of symbolic links, pipes and sockets (they stay root's), access checks between the users of one
+//! step, set-id programs, and programs of a 32-bit sibling architecture. Unaware of mounts and namespaces.
+
+mod create;
+mod filter;
+pub(super) mod ids;
+pub(super) mod owners;
+mod stat;
+mod target;
+
+use std::{io, path::PathBuf};
+
+use rustix::{fs::Mode, io::Errno};
+
+use self::{
+    ids::{Ids, Triple},
+    owners::Last,
+    target::Target,
+};
+use super::user::User;
+use crate::sys::{
+    notify::{self, Call, Listener},
+    seccomp::Instruction,
+};
+
+/// The filter that holds the calls.
+pub fn held_calls() -> Vec<Instruction> {
+    filter::filter()
+}
+
+/// Makes the calling process believe to be a user. Before the filter.
+pub fn pretend(user: &User) -> io::Result<()> {
+    Ids { user: Triple::all(user.uid), group: Triple::all(user.gid) }.give_to(0)
+}
+
+/// Answers calls.
+pub struct Emulator {
+    listener: Listener,
+    /// Who the step started as.
+    user: User,
+}
+
+/// What becomes of a call.
+enum Answer {
+    /// The kernel does it.
+    Through,
+    Value(i64),
+    Error(i32),
+    /// Answered already.
+    Done,
+}
+
+impl Emulator {
+    /// Answers what arrives at a listener. The process's own mode mask is cleared: new files get what is asked for.
+    pub fn new(listener: Listener, user: User) -> Self {
+        rustix::process::umask(Mode::empty());
+        Self { listener, user }
+    }
+
+    /// Where to wait for calls.
+    pub fn listener(&self) -> &Listener {
+        &self.listener
+    }
+
+    /// Answers one call.
+    pub fn answer_next(&self) -> io::Result<()> {
+        let Some(call) = self.listener.receive()? else { return Ok(()) };
+        // What cannot be emulated is as if it were not.
+        match self.decide(&call).unwrap_or(Answer::Through) {
+            Answer::Through => self.listener.let_through(&call),
+            Answer::Value(value) => self.listener.answer(&call, value),
+            Answer::Error(errno) => self.listener.refuse(&call, errno),
+            Answer::Done => {}
+        }
+        Ok(())
+    }
+
+    fn decide(&self, call: &Call) -> io::Result<Answer> {
+        let target = Target { pid: call.pid };
+        let [first, second, third, fourth, ..] = call.arguments;
+        match call.number {
+            libc::SYS_getuid => Ok(Answer::Value(Ids::of(call.pid)?.user.real.into())),
+            libc::SYS_geteuid => Ok(Answer::Value(Ids::of(call.pid)?.user.effective.into())),
+            libc::SYS_getgid => Ok(Answer::Value(Ids::of(call.pid)?.group.real.into())),
+            libc::SYS_getegid => Ok(Answer::Value(Ids::of(call.pid)?.group.effective.into())),
+            libc::SYS_getresuid => write_three(call, Ids::of(call.pid)?.user),
+            libc::SYS_getresgid => write_three(call, Ids::of(call.pid)?.group),
+            libc::SYS_getgroups => self.get_groups(call),
+            libc::SYS_setuid => change(call, |ids, root| Some(Ids { user: ids.user.set(first as u32, root)?, ..ids })),
+            libc::SYS_setgid => change(call, |ids, root| Some(Ids { group: ids.group.set(first as u32, root)?, ..ids })),
+            libc::SYS_setreuid => change(call, |ids, root| Some(Ids { user: ids.user.set_two(first as u32, second as u32, root)?, ..ids })),
+            libc::SYS_setregid => {
+                change(call, |ids, root| Some(Ids { group: ids.group.set_two(first as u32, second as u32, root)?, ..ids }))
+            }
+            libc::SYS_setresuid => {
+                change(call, |ids, root| Some(Ids { user: ids.user.set_three([first, second, third].map(|id| id as u32), root)?, ..ids }))
+            }
+            libc::SYS_setresgid => {
+                change(call, |ids, root| Some(Ids { group: ids.group.set_three([first, second, third].map(|id| id as u32), root)?, ..ids }))
+            }
+            libc::SYS_setfsuid => Ok(Answer::Value(Ids::of(call.pid)?.user.effective.into())),
+            libc::SYS_setfsgid => Ok(Answer::Value(Ids::of(call.pid)?.group.effective.into())),
+            libc::SYS_setgroups => Ok(if Ids::of(call.pid)?.is_root() { Answer::Value(0) } else { Answer::Error(libc::EPERM) }),
+            libc::SYS_fchown => chown(call, target.descriptor(first as i32), Last::Followed, second, third),
+            libc::SYS_fchownat => {
+                let last = last_of(call.arguments[4]);
+                chown_at(call, target, first as i32, second, (third, fourth), last, call.arguments[4])
+            }
+            libc::SYS_mknodat => self.mknod(target, first as i32, second, third as u32, fourth),
+            libc::SYS_mkdirat => self.mkdir(target, first as i32, second, third as u32),
+            libc::SYS_openat => self.open(call, target, first as i32, second, third as u32, fourth as u32),
+            libc::SYS_newfstatat => stat_at(target, first as i32, second, third, fourth),
+            libc::SYS_fstat => stat_of(target, target.descriptor(first as i32), Last::Followed, second),
+            libc::SYS_statx => statx(call, target),
+            _ => self.decide_old(call, target),
+        }
+    }
+
+    /// Calls that only old architectures have.
+    #[cfg(target_arch = "x86_64")]
+    fn decide_old(&self, call: &Call, target: Target) -> io::Result<Answer> {
+        let [first, second, third, ..] = call.arguments;
+        const HERE: i32 = libc::AT_FDCWD;
+        match call.number {
+            libc::SYS_chown => chown(call, target.path(HERE, first)?, Last::Followed, second, third),
+            libc::SYS_lchown => chown(call, target.path(HERE, first)?, Last::Itself, second, third),
+            libc::SYS_mknod => self.mknod(target, HERE, first, second as u32, third),
+            libc::SYS_mkdir => self.mkdir(target, HERE, first, second as u32),
+            libc::SYS_open => self.open(call, target, HERE, first, second as u32, third as u32),
+            libc::SYS_creat => {
+                let flags = (libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC) as u32;
+                self.open(call, target, HERE, first, flags, second as u32)
+            }
+            libc::SYS_stat => stat_of(target, target.path(HERE, first)?, Last::Followed, second),
+            libc::SYS_lstat => stat_of(target, target.path(HERE, first)?, Last::Itself, second),
+            _ => Ok(Answer::Through),
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn decide_old(&self, _call: &Call, _target: Target) -> io::Result<Answer> {
+        Ok(Answer::Through)
+    }
+
+    /// Those of the step's user, and for whoever changed their group that group: what `setgroups` gave is not kept.
+    /// The groups that the process really has are of the world outside.
+    fn get_groups(&self, call: &Call) -> io::Result<Answer> {
+        let [size, address, ..] = call.arguments;
+        let ids = Ids::of(call.pid)?;
+        let is_first = (ids.user.effective, ids.group.effective) == (self.user.uid, self.user.gid);
+        let mut groups = if is_first { self.user.groups.clone() } else { vec![ids.group.effective] };
+        groups.sort_unstable();
+        if size > 0 {
+            if (size as usize) < groups.len() {
+                return Ok(Answer::Error(libc::EINVAL));
+            }
+            let bytes: Vec<u8> = groups.iter().flat_map(|group| group.to_ne_bytes()).collect();
+            notify::write_memory(call.pid, address, &bytes)?;
+        }
+        Ok(Answer::Value(groups.len() as i64))
+    }
+
+    fn mknod(&self, target: Target, directory: i32, path: u64, mode: u32, device: u64) -> io::Result<Answer> {
+        if !matches!(mode & libc::S_IFMT, libc::S_IFCHR | libc::S_IFBLK) {
+            return Ok(Answer::Through);
+        }
+        if !Ids::of(target.pid)?.is_root() {
+            return Ok(Answer::Error(libc::EPERM));
+        }
+        let made = owners::make_device(&target.path(directory, path)?, create::masked(target, mode), device);
+        Ok(made.map_or_else(|error| Answer::Error(error.raw_os_error().unwrap_or(libc::EPERM)), |()| Answer::Value(0)))
+    }
+
+    fn mkdir(&self, target: Target, directory: i32, path: u64, mode: u32) -> io::Result<Answer> {
+        let ids = Ids::of(target.pid)?;
+        let path = target.path(directory, path)?;
+        let Some(owner) = create::owner_of_new(&path, &ids) else { return Ok(Answer::Through) };
+        Ok(from_result(create::make_directory(target, &path, mode, owner)))
+    }
+
+    fn open(&self, call: &Call, target: Target, directory: i32, path: u64, flags: u32, mode: u32) -> io::Result<Answer> {
+        let ids = Ids::of(target.pid)?;
+        let path = target.path(directory, path)?;
+        let Some(owner) = create::owner_of_new(&path, &ids) else { return Ok(Answer::Through) };
+        let Some(file) = create::open_new(target, &path, flags, mode, owner) else { return Ok(Answer::Through) };
+        self.listener.answer_with_fd(call, file, flags & libc::O_CLOEXEC as u32 != 0)?;
+        Ok(Answer::Done)
+    }
+}
+
+fn from_result(result: Result<(), Errno>) -> Answer {
+    result.map_or_else(|error| Answer::Error(error.raw_os_error()), |()| Answer::Value(0))
+}
+
+fn last_of(flags: u64) -> Last {
+    if flags & libc::AT_SYMLINK_NOFOLLOW as u64 != 0 { Last::Itself } else { Last::Followed }
+}
+
+/// Sets new ids by a rule that knows the old ones and whether they are root's.
+fn change(call: &Call, rule: impl FnOnce(Ids, bool) -> Option<Ids>) -> io::Result<Answer> {
+    let old = Ids::of(call.pid)?;
+    match rule(old, old.is_root()) {
+        Some(new) => new.give_to(call.pid).map(|()| Answer::Value(0)),
+        None => Ok(Answer::Error(libc::EPERM)),
+    }
+}
+
+fn write_three(call: &Call, triple: Triple) -> io::Result<Answer> {
+    for (address, id) in call.arguments.iter().zip([triple.real, triple.effective, triple.saved]) {
+        notify::write_memory(call.pid, *address, &id.to_ne_bytes())?;
+    }
+    Ok(Answer::Value(0))
+}
+
+fn chown_at(call: &Call, target: Target, directory: i32, path: u64, ids: (u64, u64), last: Last, flags: u64) -> io::Result<Answer> {
+    let located = target.path(directory, path)?;
+    // With an empty name the descriptor itself is meant, which is a link to follow.
+    let last = if flags & libc::AT_EMPTY_PATH as u64 != 0 && is_descriptor(&located) { Last::Followed } else { last };
+    chown(call, located, last, ids.0, ids.1)
+}
+
+/// Whether a path of ours is a descriptor of the target and nothing below it.
+fn is_descriptor(path: &std::path::Path) -> bool {
+    path.parent().is_some_and(|parent| parent.ends_with("fd")) || path.ends_with("cwd")
+}
+
+fn chown(call: &Call, path: PathBuf, last: Last, uid: u64, gid: u64) -> io::Result<Answer> {
+    let ids = Ids::of(call.pid)?;
+    let (uid, gid) = (uid as u32, gid as u32);
+    if !ids.is_root() {
+        // An owner may give a file to a group of theirs and to themselves.
+        let (owner, _) = owners::owner(&path, last).unwrap_or_default();
+        let own = owner == ids.user.effective;
+        let same_user = uid == u32::MAX || uid == owner;
+        let own_group = gid == u32::MAX || gid == ids.group.effective;
+        if !(own && same_user && own_group) {
+            return Ok(Answer::Error(libc::EPERM));
+        }
+    }
+    Ok(from_result(owners::change_owner(&path, last, uid, gid)))
+}
+
+fn stat_at(target: Target, directory: i32, path: u64, address: u64, flags: u64) -> io::Result<Answer> {
+    // Most calls of the C library's fstat come this way, with an empty name.
+    let located = target.path(directory, path)?;
+    let empty = flags & libc::AT_EMPTY_PATH as u64 != 0 && is_descriptor(&located);
+    stat_of(target, located, if empty { Last::Followed } else { last_of(flags) }, address)
+}
+
+fn stat_of(target: Target, path: PathBuf, last: Last, address: u64) -> io::Result<Answer> {
+    let Some(difference) = stat::difference(&path, last) else { return Ok(Answer::Through) };
+    difference.write_stat(&path, last, target.pid, address)?;
+    Ok(Answer::Value(0))
+}
+
+fn statx(call: &Call, target: Target) -> io::Result<Answer> {
+    let [directory, path, flags, mask, address, _] = call.arguments;
+    let located = target.path(directory as i32, path)?;
+    let empty = flags & libc::AT_EMPTY_PATH as u64 != 0 && is_descriptor(&located);
+    let last = if empty { Last::Followed } else { last_of(flags) };
+    let Some(difference) = stat::difference(&located, last) else { return Ok(Answer::Through) };
+    let own_flags = if last == Last::Itself { libc::AT_SYMLINK_NOFOLLOW as u32 } else { 0 };
+    difference.write_statx(&located, own_flags, mask as u32, call.pid, address)?;
+    Ok(Answer::Value(0))
+}
