@@ -111,6 +111,10 @@ impl Engine {
             Some(root) => self.clone().realise(root).await?.stack,
             None => Arc::default(),
         };
+        // Nobody looked into stages whose copies are cached: their steps are as cached as these.
+        for (index, _) in self.realised.iter().enumerate().filter(|(_, realised)| realised.get().is_none()) {
+            self.progress.event(Event::Cached { step: self.step(VertexId(index)) });
+        }
         let new = stack.iter().filter(|layer| layer.created().is_some());
         let new_layers = try_join_all(new.map(|layer| async {
             let blob = layer.blob(self.request.layers, &self.services, &self.progress).await?;
