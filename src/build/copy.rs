@@ -12,7 +12,8 @@ use crate::{
         BuildError, Kind,
         engine::{Engine, Realised},
         error::chain,
-        inputs::{Fetched, Files},
+        fetched::Fetched,
+        inputs::Files,
         key::source_name,
         layer::{blocking, directories, open_roots},
     },
@@ -170,6 +171,10 @@ impl Engine {
     async fn digest_source(self: &Arc<Self>, id: VertexId, op: &CopyOp, name: &str) -> Result<String, BuildError> {
         let Some(index) = (0..op.sources.len()).find(|index| source_name(*index) == name) else { return Ok(String::new()) };
         let only = CopyOp { sources: vec![op.sources[index].clone()], ..op.clone() };
+        if matches!(only.sources[0].from, SourceFrom::Git { .. }) {
+            let identity = self.inputs.git_identity(&only.sources[0].from).await?;
+            return Ok(format!("{identity} without {:?}", only.excludes));
+        }
         let opened = vec![self.open_source(&only.sources[0].from).await?];
         let this = self.clone();
         blocking(move || {

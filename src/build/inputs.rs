@@ -2,10 +2,11 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
+    io,
+    path::PathBuf,
     sync::{Arc, Mutex},
 };
-
-use std::{fs::File, io, path::PathBuf};
 
 use tokio::sync::OnceCell;
 
@@ -13,6 +14,7 @@ use crate::{
     build::{
         BuildError, Kind,
         error::chain,
+        fetched::{self, Fetched},
         layer::blocking,
         request::{ContextSource, Request, Services},
     },
@@ -44,6 +46,7 @@ pub struct Inputs {
     services: Services,
     open: Mutex<BTreeMap<String, Arc<Files>>>,
     mounted: Mutex<BTreeMap<(String, String), MountCell>>,
+    fetched: Mutex<BTreeMap<String, FetchCell>>,
     digests: FileDigests,
     scope: String,
 }
@@ -51,27 +54,25 @@ pub struct Inputs {
 /// A private copy of a part of a context, made once.
 type MountCell = Arc<OnceCell<Result<Arc<SnapshotDraft>, BuildError>>>;
 
-/// Something that was fetched for ADD.
-pub enum Fetched {}
-
-impl Fetched {
-    /// As COPY's engine takes it.
-    pub fn source_root(&self) -> SourceRoot<'_> {
-        match *self {}
-    }
-}
+/// What ADD names, fetched once.
+type FetchCell = Arc<OnceCell<Result<Arc<Fetched>, BuildError>>>;
 
 impl Inputs {
     pub fn new(request: Arc<Request>, services: Services) -> Self {
-        let scope = format!("{:?}", request.context);
+        // A fetched tree lies elsewhere each time: nothing of it is known again.
+        let scope = match &request.context {
+            ContextSource::Directory { path, .. } => format!("{path:?}"),
+            _ => String::new(),
+        };
         let rows = services.store.stat_cache(&scope).unwrap_or_default();
         let digests = FileDigests::new(rows);
-        Self { request, services, open: Mutex::default(), mounted: Mutex::default(), digests, scope }
+        let (open, mounted, fetched) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { request, services, open, mounted, fetched, digests, scope }
     }
 
     /// Keeps the digests of this build's files for the next build. A cache that can't be written is none.
     pub fn save_digests(self) {
-        if let Some(rows) = self.digests.into_rows() {
+        if let Some(rows) = self.digests.into_rows().filter(|_| !self.scope.is_empty()) {
             let _ = self.services.store.save_stat_cache(&self.scope, &rows);
         }
     }
@@ -83,11 +84,14 @@ impl Inputs {
 
     /// Fetches what ADD names.
     pub async fn fetch(&self, from: &SourceFrom) -> Result<Arc<Fetched>, BuildError> {
-        let what = match from {
-            SourceFrom::Git { .. } => "ADD of a git repository",
-            _ => "ADD of a URL",
-        };
-        Err(BuildError::new(Kind::Step, format!("not supported yet: {what}")))
+        let cell = self.fetched.lock().expect("no holder panics").entry(format!("{from:?}")).or_default().clone();
+        let fetch = || async { fetched::fetch(from, &self.request, &self.services.sources).await.map(Arc::new) };
+        cell.get_or_init(fetch).await.clone()
+    }
+
+    /// What a repository's tree is known by without fetching it.
+    pub async fn git_identity(&self, from: &SourceFrom) -> Result<String, BuildError> {
+        fetched::git_identity(from, &self.request, &self.services.sources).await
     }
 
     /// A private copy of a part of a context, as a mount shows it: root's, without what is ignored.
@@ -145,6 +149,10 @@ fn open(source: Option<&ContextSource>, name: &str) -> Result<Files, BuildError>
                 }
             };
             Ok(Files { tree, ignore })
+        }
+        Some(ContextSource::Fetched { path }) => {
+            let opened = RootDir::open(path).and_then(|root| LayeredRoot::plain(&root));
+            Ok(Files { tree: opened.map_err(|error| fail(format!("cannot open the fetched context: {error}")))?, ignore: None })
         }
         Some(ContextSource::Empty) | None => {
             let empty = LayeredRoot::read_only(Vec::new()).map_err(|error| fail(error.to_string()))?;

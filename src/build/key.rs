@@ -18,7 +18,7 @@
 //! | `mount TARGET content`: digest of what a bind mount or a cache mount's `from` shows | x | | |
 //! | `network`, `hostname` | x | | |
 //! | `resources`: shm size and ulimits | x | | |
-//! | `source N`: path, checksum, whether it is unpacked | | x | |
+//! | `source N`: path or file name, whether it is unpacked | | x | |
 //! | `source N content`: names, types, modes, owners, sizes, links, xattrs, bytes of the used paths | | x | |
 //! | `destination`, `chown`, `chmod`, `link`, `parents`, `excludes` | | x | |
 //! | `path` | | | x |
@@ -182,10 +182,13 @@ fn copy_facts(facts: &mut Facts, copy: &CopyOp, parent: &ResultId, contents: &BT
     facts.add("excludes", json(&copy.excludes));
 }
 
+/// Where something was fetched from, and what it was checked against, says nothing about what it is.
 fn source_text(source: &CopySource) -> String {
     match &source.from {
         SourceFrom::Input(_) => json(&(&source.path, source.unpack)),
-        other => json(&(other, source.unpack)),
+        SourceFrom::Url { file_name, .. } => json(&("url", file_name, source.unpack)),
+        SourceFrom::Git { .. } => json(&("git", source.unpack)),
+        inline @ SourceFrom::Inline { .. } => json(&(inline, source.unpack)),
     }
 }
 

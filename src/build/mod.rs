@@ -6,12 +6,14 @@ mod cache_mount;
 mod copy;
 mod engine;
 mod error;
+mod fetched;
 mod inputs;
 mod key;
 mod layer;
 mod progress;
 mod request;
 mod run;
+mod sources;
 
 use std::sync::Arc;
 
@@ -20,6 +22,7 @@ pub use key::{CommonFacts, Facts, ResultId, facts};
 pub use layer::Layer;
 pub use progress::{Event, OutputStream, Progress, Silent, StepId};
 pub use request::{ContextSource, LayerPolicy, Outcome, PlatformOutcome, PullPolicy, Request, Services};
+pub use sources::{SourceOptions, Sources, downloads_directory, repositories_directory};
 
 use crate::plan::Plan;
 

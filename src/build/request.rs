@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use crate::{
-    build::{Layer, key::CommonFacts},
+    build::{Layer, key::CommonFacts, sources::Sources},
     oci::{Image, Platform, Reference},
     plan::{Options, RunDefaults},
     registry::Client,
@@ -49,6 +49,11 @@ pub enum ContextSource {
         /// Name and text of the ignore file.
         ignore: Option<(String, String)>,
     },
+    /// A tree that was fetched for this build and goes with it; nothing in it is ignored.
+    Fetched {
+        /// Where it lies.
+        path: PathBuf,
+    },
     /// An image of a registry.
     Image(Reference),
     /// An image of an OCI layout on disk: directory, tag, digest.
@@ -90,6 +95,8 @@ pub struct Services {
     pub store: Store,
     /// Registries.
     pub client: Client,
+    /// Files from the web and trees from git.
+    pub sources: Arc<Sources>,
     /// RUN steps and copies at once.
     pub parallel: Arc<tokio::sync::Semaphore>,
     /// Whether owners are set or written down.

@@ -6,6 +6,7 @@ use crate::{
     build::{self, BuildError, Progress, Request, chain},
     cli::{
         args::{BuildArgs, Cli, ImagesArgs},
+        contexts, environment,
         failure::Failure,
         outputs::{OutputKind, OutputSpec},
         progress::{Plain, Quiet, RawJson},
@@ -20,13 +21,15 @@ pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
     let tags = tags(args)?;
     let progress = printer(args)?;
     // What can be known to be wrong is said before anything is entered or made.
-    let request = request::request(args, &outputs)?;
+    let mut request = request::request(args, &outputs)?;
     let entered = services::enter()?;
-    let services = services::services(cli, &entered)?;
+    let services = services::services(cli, &entered, environment::source_options(args.offline, &request.ssh, contexts::is_by_ssh(args)))?;
     let runtime = services::runtime()?;
-    let shown = request.clone();
     let policy = request.layers;
     let digest = runtime.block_on(async {
+        // Fetched trees stay until everything is written.
+        let _fetched = contexts::fetch(args, &request::remote_contexts(args), &mut request, &services).await?;
+        let shown = request.clone();
         let outcome = build::build(request, services.clone(), progress.clone()).await.map_err(|error| failure(&shown, &error))?;
         write::write(&outcome, &tags, &outputs, policy, &services, &progress).await
     })?;

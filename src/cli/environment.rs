@@ -1,8 +1,24 @@
-//! Places that the environment names: the store, the configuration files of registries.
+//! Places that the environment names: the store, the configuration files of registries, proxies.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
-use crate::{cli::failure::Failure, registry::ConfigPaths};
+use crate::{build::SourceOptions, cli::failure::Failure, registry::ConfigPaths};
+
+/// Variables that git's process is told: where its programs are and how to get out.
+const GIT_VARIABLES: [&str; 12] = [
+    "PATH",
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "TMPDIR",
+];
 
 /// A variable that is set and not empty.
 fn variable(name: &str) -> Option<PathBuf> {
@@ -46,4 +62,38 @@ pub fn registry_paths() -> ConfigPaths {
     let mut certificates: Vec<PathBuf> = ["/etc/docker/certs.d", "/etc/containers/certs.d"].map(PathBuf::from).to_vec();
     certificates.extend(config_home.iter().map(|config| config.join("containers/certs.d")));
     ConfigPaths { registries, registries_folders, credentials, certificates, authorities: variable("SSL_CERT_FILE").into_iter().collect() }
+}
+
+/// How files and trees are fetched. Repositories by ssh use the agent of `--ssh default`; the user's own only where it was
+/// the user who named the repository.
+pub fn source_options(offline: bool, ssh: &BTreeMap<String, PathBuf>, lend_agent: bool) -> SourceOptions {
+    let pairs = GIT_VARIABLES.iter().filter_map(|name| Some(((*name).into(), std::env::var_os(name)?)));
+    let known_hosts = variable("HOME").map(|home| home.join(".ssh/known_hosts")).filter(|path| path.exists());
+    SourceOptions {
+        offline,
+        proxies: proxies(),
+        certificates: certificates(),
+        git_environment: pairs.collect(),
+        ssh_agent: ssh.get("default").cloned().or_else(|| variable("SSH_AUTH_SOCK").filter(|_| lend_agent)),
+        known_hosts,
+    }
+}
+
+/// `http_proxy`, `https_proxy` and `all_proxy` as curl reads them; lower case wins.
+fn proxies() -> Vec<reqwest::Proxy> {
+    let value = |name: &str| {
+        [name.to_lowercase(), name.to_owned()].iter().find_map(|name| std::env::var(name).ok()).filter(|text| !text.is_empty())
+    };
+    let except = || reqwest::NoProxy::from_string(&value("NO_PROXY").unwrap_or_default());
+    let mut list = Vec::new();
+    list.extend(value("HTTP_PROXY").and_then(|url| reqwest::Proxy::http(url).ok()));
+    list.extend(value("HTTPS_PROXY").and_then(|url| reqwest::Proxy::https(url).ok()));
+    list.extend(value("ALL_PROXY").and_then(|url| reqwest::Proxy::all(url).ok()));
+    list.into_iter().map(|proxy| proxy.no_proxy(except())).collect()
+}
+
+/// Authorities that the user trusts besides the system's.
+fn certificates() -> Vec<reqwest::Certificate> {
+    let text = variable("SSL_CERT_FILE").and_then(|path| std::fs::read(path).ok());
+    text.and_then(|bytes| reqwest::Certificate::from_pem_bundle(&bytes).ok()).unwrap_or_default()
 }

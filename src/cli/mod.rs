@@ -2,6 +2,7 @@
 
 mod args;
 mod build;
+mod contexts;
 mod environment;
 mod failure;
 mod outputs;

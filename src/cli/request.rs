@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     build::{CommonFacts, ContextSource, LayerPolicy, PullPolicy, Request},
-    cli::{args::BuildArgs, failure::Failure, outputs::OutputSpec},
+    cli::{args::BuildArgs, contexts, failure::Failure, outputs::OutputSpec},
     context::LocalContext,
     oci::{Platform, Reference},
     plan::{ContextKind, NetworkMode, Options, RunDefaults, Ulimit},
@@ -21,13 +21,7 @@ const SECRET_LIMIT_BYTES: u64 = 500 << 10;
 /// The request that the arguments make.
 pub fn request(args: &BuildArgs, outputs: &[OutputSpec]) -> Result<Request, Failure> {
     let build_args = build_args(args)?;
-    let local = LocalContext::open(Path::new(&args.context)).map_err(|error| Failure::new(crate::build::chain(&error)))?;
-    let source = local.read_dockerfile(args.file.as_deref().map(Path::new)).map_err(|error| Failure::new(crate::build::chain(&error)))?;
-    let ignore = match source.ignore {
-        Some(own) => Some(own),
-        None => local.read_ignore_file().map_err(|error| Failure::new(crate::build::chain(&error)))?,
-    };
-    let ignore = ignore.map(|file| (file.path.display().to_string(), file.text));
+    let (context, dockerfile) = contexts::read_local(args)?;
     let named_contexts = named_contexts(args)?;
     let kinds: BTreeMap<String, ContextKind> = named_contexts.iter().map(|(name, (kind, _))| (name.clone(), *kind)).collect();
     let plans = platforms(args)?.into_iter().map(|(platform, explicit)| options(args, &build_args, &kinds, platform, explicit));
@@ -35,10 +29,10 @@ pub fn request(args: &BuildArgs, outputs: &[OutputSpec]) -> Result<Request, Fail
     let run_defaults = run_defaults(args)?;
     let resources = format!("{:?} {:?}", run_defaults.shm_size_bytes, run_defaults.ulimits);
     Ok(Request {
-        dockerfile: source.dockerfile.text,
-        dockerfile_name: source.dockerfile.path.display().to_string(),
+        dockerfile: dockerfile.text,
+        dockerfile_name: dockerfile.name,
         plans: plans.collect::<Result<_, _>>()?,
-        context: ContextSource::Directory { path: local.path().to_owned(), ignore },
+        context,
         named_contexts: named_contexts.into_iter().map(|(name, (_, source))| (name, source)).collect(),
         secrets: secrets(args)?,
         ssh: ssh(args)?,
@@ -159,6 +153,17 @@ fn named_contexts(args: &BuildArgs) -> Result<NamedContexts, Failure> {
     Ok(map)
 }
 
+/// Named contexts that have to be fetched: name and URL.
+pub fn remote_contexts(args: &BuildArgs) -> Vec<(String, String)> {
+    let pairs = args.build_contexts.iter().filter_map(|text| text.split_once('='));
+    let remote = pairs.filter(|(_, value)| !value.contains("://") || is_url_of_files(value)).filter(|(_, value)| contexts::is_remote(value));
+    remote.filter_map(|(name, value)| Some((crate::plan::default_context(name)?, value.to_owned()))).collect()
+}
+
+fn is_url_of_files(value: &str) -> bool {
+    !["docker-image://", "oci-layout://"].iter().any(|scheme| value.starts_with(scheme))
+}
+
 fn named_context(name: &str, value: &str) -> Result<(ContextKind, ContextSource), Failure> {
     if let Some(reference) = value.strip_prefix("docker-image://") {
         if reference == "scratch" {
@@ -169,6 +174,9 @@ fn named_context(name: &str, value: &str) -> Result<(ContextKind, ContextSource)
     }
     if let Some(layout) = value.strip_prefix("oci-layout://") {
         return Ok((ContextKind::Image, layout_source(name, layout)?));
+    }
+    if contexts::is_remote(value) {
+        return Ok((ContextKind::Files, ContextSource::Empty));
     }
     let path = PathBuf::from(value);
     let local =

@@ -17,7 +17,7 @@ use crate::{
 /// Runs the image's command, or the one given, and passes its exit code on.
 pub fn run(cli: &Cli, args: &RunArgs) -> Result<ExitCode, Failure> {
     let entered = services::enter()?;
-    let services = services::services(cli, &entered)?;
+    let services = services::services(cli, &entered, crate::build::SourceOptions::default())?;
     let runtime = services::runtime()?;
     let image = find(&services.store, &args.image)?;
     let config = &image.config.config;

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use crate::{
-    build::{Services, chain},
+    build::{Services, SourceOptions, Sources, chain},
     cli::{args::Cli, environment, failure::Failure},
     registry::{self, Client, ClientOptions},
     sandbox::{self, Cancel, Entered, Rung},
@@ -17,13 +17,14 @@ pub fn enter() -> Result<Entered, Failure> {
 }
 
 /// Opens store and client.
-pub fn services(cli: &Cli, entered: &Entered) -> Result<Services, Failure> {
+pub fn services(cli: &Cli, entered: &Entered, sources: SourceOptions) -> Result<Services, Failure> {
     let store = open_store(cli)?;
     let configuration = registry::configuration::load(&environment::registry_paths()).map_err(|error| Failure::new(chain(&error)))?;
     let client = Client::new(configuration, ClientOptions::default());
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
     let cancel = Cancel::new().map_err(|error| Failure::new(format!("cannot prepare for running steps: {error}")))?;
     Ok(Services {
+        sources: Arc::new(Sources::new(store.clone(), sources)),
         store,
         client,
         parallel: Arc::new(tokio::sync::Semaphore::new(threads.max(2))),
