@@ -20,7 +20,7 @@ use crate::{
     dockerfile::{chmod::Chmod, ignore::Matcher},
     plan::{CopyOp, Input, MountKind, Op, SourceFrom, VertexId, WorkdirOp},
     snapshot::{
-        Ownership, Timestamp,
+        self, Ownership, Timestamp,
         copy::{self, CopyRequest, Source, SourceRoot, Style},
         layered::{LayeredRoot, Lower},
     },
@@ -291,5 +291,11 @@ pub(super) fn open_layers(paths: Vec<PathBuf>) -> Result<LayeredRoot, BuildError
 fn writable(upper: &Path, below: &[PathBuf], ownership: Ownership) -> Result<LayeredRoot, BuildError> {
     let fail = |error: std::io::Error| BuildError::new(Kind::Store, format!("cannot open a layer: {error}"));
     let lowers = open_roots(below).map_err(fail)?.into_iter().map(Lower::Directory).collect();
+    inherit_root(upper, below)?;
     Ok(LayeredRoot::new(RootDir::open(upper).map_err(fail)?, lowers).map_err(fail)?.with_ownership(ownership))
+}
+
+/// The merged root looks as its uppermost layer does: a new one begins as the one below.
+pub(super) fn inherit_root(upper: &Path, below: &[PathBuf]) -> Result<(), BuildError> {
+    snapshot::inherit_root(upper, below).map_err(|error| BuildError::new(Kind::Store, chain(&error)))
 }

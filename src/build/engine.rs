@@ -18,16 +18,17 @@ use tokio::sync::OnceCell;
 use crate::{
     build::{
         BuildError, Event, Facts, Kind, Layer, Progress, ResultId, StepId,
+        abort::Abort,
         assemble::{self, NewLayer},
         bases::ResolvedBases,
         facts,
         inputs::Inputs,
         key::{mount_name, source_name},
-        layer::{Stack, blocking},
-        request::{LayerPolicy, PlatformOutcome, Request, Services},
+        layer::{PolicyBlob, Stack, joined, lease},
+        request::{PlatformOutcome, Request, Services},
     },
     plan::{Input, MountKind, Op, Plan, SourceFrom, VertexId},
-    store::{LeaseKind, SnapshotId},
+    store::SnapshotId,
 };
 
 /// A vertex that is done.
@@ -47,7 +48,16 @@ struct Record {
     /// When it was made.
     created: jiff::Timestamp,
     /// Its blobs, by the way they are written.
-    blobs: Vec<(LayerPolicy, crate::oci::Layer)>,
+    blobs: Vec<PolicyBlob>,
+}
+
+/// What the engines of all platforms share.
+pub struct World {
+    pub request: Arc<Request>,
+    pub services: Services,
+    pub inputs: Arc<Inputs>,
+    pub progress: Arc<dyn Progress>,
+    pub abort: Arc<Abort>,
 }
 
 /// One plan in execution.
@@ -58,6 +68,7 @@ pub struct Engine {
     pub(super) services: Services,
     pub(super) inputs: Arc<Inputs>,
     pub(super) progress: Arc<dyn Progress>,
+    abort: Arc<Abort>,
     first_step: usize,
     /// Vertices whose layers are in the result: their blobs are made while the build goes on.
     in_result: BTreeSet<VertexId>,
@@ -73,15 +84,7 @@ pub struct Engine {
 type ContentCell = Arc<OnceCell<Result<String, BuildError>>>;
 
 impl Engine {
-    pub fn new(
-        plan: Plan,
-        bases: ResolvedBases,
-        request: Arc<Request>,
-        services: Services,
-        inputs: Arc<Inputs>,
-        progress: Arc<dyn Progress>,
-        first_step: usize,
-    ) -> Arc<Self> {
+    pub fn new(plan: Plan, bases: ResolvedBases, world: World, first_step: usize) -> Arc<Self> {
         let mut in_result = BTreeSet::new();
         let mut next = plan.target.root;
         while let Some(id) = next {
@@ -92,7 +95,22 @@ impl Engine {
         let identities = plan.vertices.iter().map(|_| OnceCell::new()).collect();
         let records = plan.vertices.iter().map(|_| Mutex::default()).collect();
         let contents = Mutex::default();
-        Arc::new(Self { plan, bases, request, services, inputs, progress, first_step, in_result, realised, identities, records, contents })
+        let World { request, services, inputs, progress, abort } = world;
+        Arc::new(Self {
+            plan,
+            bases,
+            abort,
+            request,
+            services,
+            inputs,
+            progress,
+            first_step,
+            in_result,
+            realised,
+            identities,
+            records,
+            contents,
+        })
     }
 
     /// How many steps its events speak of.
@@ -138,12 +156,13 @@ impl Engine {
             let made = self.realised[id.0].get_or_init(|| {
                 let this = self.clone();
                 // A task of its own: work goes on in parallel whoever polls.
-                async move {
-                    match tokio::spawn(async move { this.work_out(id).await }).await {
-                        Ok(result) => result,
-                        Err(error) => std::panic::resume_unwind(error.into_panic()),
+                joined(tokio::spawn(async move {
+                    let result = this.clone().work_out(id).await;
+                    if let Err(error) = &result {
+                        this.abort.fail(error);
                     }
-                }
+                    result
+                }))
             });
             made.await.clone()
         }
@@ -205,7 +224,7 @@ impl Engine {
         if !vertex.ignore_cache
             && let Some(record) = self.usable_record(&key)?
         {
-            self.write_record(id, &parent.result, key.clone(), &record).await?;
+            self.write_record(id, &parent.result, &key, &record, false).await?;
             return Ok(self.cached(id, record, &parent));
         }
         self.execute(id, parent, by_content).await
@@ -219,6 +238,7 @@ impl Engine {
         let layer = new_identity(&key);
         let result = {
             let _permit = self.services.parallel.acquire().await.expect("the semaphore is never closed");
+            self.abort.check()?;
             self.progress.event(Event::Started { step });
             let snapshot = SnapshotId::of_key("step", &layer);
             match &self.plan.vertices[id.0].op {
@@ -235,7 +255,7 @@ impl Engine {
         }
         self.progress.event(Event::Finished { step, duration });
         let record = Record { layer, created: jiff::Timestamp::now(), blobs: Vec::new() };
-        self.write_record(id, &parent.result, key.clone(), &record).await?;
+        self.write_record(id, &parent.result, &key, &record, true).await?;
         Ok(self.realised_from(id, record, &parent))
     }
 
@@ -246,7 +266,8 @@ impl Engine {
 
     fn realised_from(self: &Arc<Self>, id: VertexId, record: Record, parent: &Realised) -> Realised {
         let below = if self.is_link(id) { Stack::new() } else { parent.stack.to_vec() };
-        let layer = Arc::new(Layer::of_step(SnapshotId::of_key("step", &record.layer), below, record.created, record.blobs));
+        let layer =
+            Arc::new(Layer::of_step(SnapshotId::of_key("step", &record.layer), below, record.created, self.faithful(&record.blobs)));
         if self.in_result.contains(&id) {
             // Packed in the background of the next step; whoever needs the blob waits on the same cell.
             let (layer, this) = (layer.clone(), self.clone());
@@ -261,25 +282,44 @@ impl Engine {
         matches!(&self.plan.vertices[id.0].op, Op::Copy(copy) if copy.link)
     }
 
-    /// The record of a key, if its layer can still be had.
+    /// The record of a key, whether or not its layer is still here.
+    fn record(&self, key: &str) -> Result<Option<Record>, BuildError> {
+        let found = self.services.store.step(key).map_err(BuildError::store)?;
+        Ok(found.and_then(|found| serde_json::from_str(&found.payload).ok()))
+    }
+
+    /// The record of a key, if its layer can still be had as this build would write it. What is found stays: the store
+    /// holds it until the build ends.
     fn usable_record(&self, key: &str) -> Result<Option<Record>, BuildError> {
         let store = &self.services.store;
-        let Some(found) = store.step(key).map_err(BuildError::store)? else { return Ok(None) };
-        let Ok(record) = serde_json::from_str::<Record>(&found.payload) else { return Ok(None) };
-        let has_blob = record.blobs.iter().any(|(_, layer)| store.has_described(&layer.descriptor).unwrap_or(false));
+        let Some(record) = self.record(key)? else { return Ok(None) };
+        let has_blob = self.faithful(&record.blobs).iter().any(|(_, layer)| store.has_described(&layer.descriptor).unwrap_or(false));
         let usable = has_blob || store.snapshot(&SnapshotId::of_key("step", &record.layer)).map_err(BuildError::store)?.is_some();
         Ok(usable.then_some(record))
     }
 
+    /// Times that were set for one output are not the step's own: only the same output may use such a blob.
+    fn faithful(&self, blobs: &[PolicyBlob]) -> Vec<PolicyBlob> {
+        let wanted = self.request.layers.clamp_to;
+        blobs.iter().filter(|(policy, _)| policy.clamp_to.is_none() || policy.clamp_to == wanted).cloned().collect()
+    }
+
     /// Under its content key and, now that all input stages have results, under its definition key.
-    async fn write_record(self: &Arc<Self>, id: VertexId, parent: &ResultId, key: String, record: &Record) -> Result<(), BuildError> {
-        let mut keys = vec![key];
+    async fn write_record(
+        self: &Arc<Self>,
+        id: VertexId,
+        parent: &ResultId,
+        key: &str,
+        record: &Record,
+        is_new: bool,
+    ) -> Result<(), BuildError> {
+        let mut keys = vec![key.to_owned()];
         if !stage_inputs(&self.plan.vertices[id.0].op).is_empty()
             && let Some(facts) = self.definition_facts(id, parent).await?
         {
             keys.push(facts.key());
         }
-        for key in &keys {
+        for key in keys.iter().skip(usize::from(!is_new)) {
             self.store_record(key, record)?;
         }
         self.note_record(id, record, keys);
@@ -302,9 +342,15 @@ impl Engine {
             let Some(Ok(realised)) = self.realised[id.0].get() else { continue };
             let Some(layer) = realised.stack.last() else { continue };
             let Some((mut record, keys)) = self.records[id.0].lock().expect("no holder panics").clone() else { continue };
-            let blobs = layer.known_blobs();
-            if record.blobs != blobs {
-                record.blobs = blobs;
+            let mut is_new = false;
+            for blob in layer.known_blobs() {
+                if !record.blobs.contains(&blob) {
+                    record.blobs.retain(|(policy, _)| *policy != blob.0);
+                    record.blobs.push(blob);
+                    is_new = true;
+                }
+            }
+            if is_new {
                 keys.iter().try_for_each(|key| self.store_record(key, &record))?;
             }
         }
@@ -342,7 +388,8 @@ impl Engine {
             None => ResultId::scratch(),
         };
         let facts = self.definition_facts(id, &parent).await.ok()??;
-        let record = self.usable_record(&facts.key()).ok()??;
+        // That its layer may be gone doesn't change what it was.
+        let record = self.record(&facts.key()).ok()??;
         Some(parent.with_layer(&record.layer))
     }
 
@@ -405,13 +452,8 @@ impl Engine {
 
     /// One process at a time works on a key; the others wait and find the result.
     async fn lease(&self, id: VertexId, key: &str) -> Result<crate::store::Lease, BuildError> {
-        let store = self.services.store.clone();
-        if let Some(lease) = store.try_lease(LeaseKind::Step, key).map_err(BuildError::store)? {
-            return Ok(lease);
-        }
-        self.progress.event(Event::Note { step: Some(self.step(id)), text: "waiting for another build that runs this step" });
-        let key = key.to_owned();
-        blocking(move || store.lease(LeaseKind::Step, &key)).await.map_err(BuildError::store)
+        let text = "waiting for another build that runs this step";
+        lease(&self.services.store, key, || self.progress.event(Event::Note { step: Some(self.step(id)), text })).await
     }
 }
 

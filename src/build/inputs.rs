@@ -71,8 +71,8 @@ impl Inputs {
     }
 
     /// Keeps the digests of this build's files for the next build. A cache that can't be written is none.
-    pub fn save_digests(self) {
-        if let Some(rows) = self.digests.into_rows().filter(|_| !self.scope.is_empty()) {
+    pub fn save_digests(&self) {
+        if let Some(rows) = self.digests.rows().filter(|_| !self.scope.is_empty()) {
             let _ = self.services.store.save_stat_cache(&self.scope, &rows);
         }
     }

@@ -6,6 +6,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use tokio::sync::OnceCell;
@@ -18,9 +19,12 @@ use crate::{
     },
     oci::{ChainId, Descriptor, Digest, Reference},
     snapshot::{self, ApplyOptions, TimestampPolicy},
-    store::{LeaseKind, SnapshotId},
+    store::{Lease, LeaseKind, SnapshotId, Store},
     sys::root::RootDir,
 };
+
+/// A layer's blob and how it was written.
+pub type PolicyBlob = (LayerPolicy, crate::oci::Layer);
 
 /// Layers, bottom first.
 pub type Stack = Vec<Arc<Layer>>;
@@ -38,7 +42,7 @@ pub struct Layer {
 
 enum Origin {
     Base { layer: crate::oci::Layer, source: BlobSource, step: StepId },
-    Step { known: Mutex<Vec<(LayerPolicy, crate::oci::Layer)>>, created: jiff::Timestamp },
+    Step { known: Mutex<Vec<PolicyBlob>>, created: jiff::Timestamp },
 }
 
 /// Where the blob of a base layer can be had.
@@ -74,7 +78,7 @@ impl Layer {
     }
 
     /// The layer that a step made, now or in an earlier build.
-    pub fn of_step(snapshot: SnapshotId, below: Stack, created: jiff::Timestamp, known: Vec<(LayerPolicy, crate::oci::Layer)>) -> Self {
+    pub fn of_step(snapshot: SnapshotId, below: Stack, created: jiff::Timestamp, known: Vec<PolicyBlob>) -> Self {
         let origin = Origin::Step { known: Mutex::new(known), created };
         Self { snapshot, origin, below, directory: OnceCell::new(), blob: OnceCell::new() }
     }
@@ -88,7 +92,7 @@ impl Layer {
     }
 
     /// The blobs that this step's layer is known to have.
-    pub fn known_blobs(&self) -> Vec<(LayerPolicy, crate::oci::Layer)> {
+    pub fn known_blobs(&self) -> Vec<PolicyBlob> {
         match &self.origin {
             Origin::Step { known, .. } => known.lock().expect("no holder panics").clone(),
             Origin::Base { .. } => Vec::new(),
@@ -151,14 +155,18 @@ impl Layer {
             }
         };
         let below = Box::pin(directories(&self.below, services, progress)).await?;
+        let lease = lease(&services.store, &format!("unpack {}", self.snapshot.as_str()), || ()).await?;
         let this = self.clone();
         let services = services.clone();
-        blocking(move || this.unpack_blob(&layer, &below, &services)).await
+        blocking(move || {
+            let _lease = lease;
+            this.unpack_blob(&layer, &below, &services)
+        })
+        .await
     }
 
     fn unpack_blob(&self, layer: &crate::oci::Layer, below: &[PathBuf], services: &Services) -> Result<PathBuf, BuildError> {
         let store = &services.store;
-        let _lease = store.lease(LeaseKind::Step, &format!("unpack {}", self.snapshot.as_str())).map_err(BuildError::store)?;
         if let Some(path) = store.snapshot(&self.snapshot).map_err(BuildError::store)? {
             return Ok(path.join("fs"));
         }
@@ -217,6 +225,26 @@ fn pack_directory(upper: &Path, below: &[PathBuf], policy: LayerPolicy, services
     let (blob, written) = writer.finish().map_err(|error| fail(&error))?;
     let (digest, size) = blob.complete().map_err(BuildError::store)?;
     Ok(crate::oci::Layer { descriptor: Descriptor::new(policy.compression.media_type(), digest, size), diff_id: written.diff_id })
+}
+
+/// Takes a piece of work alone among all processes. Asks again and again instead of blocking a thread, so that a build
+/// that is given up doesn't wait for another.
+pub async fn lease(store: &Store, key: &str, on_wait: impl FnOnce()) -> Result<Lease, BuildError> {
+    let mut pause = Duration::from_millis(1);
+    let mut on_wait = Some(on_wait);
+    loop {
+        if let Some(lease) = store.try_lease(LeaseKind::Step, key).map_err(BuildError::store)? {
+            return Ok(lease);
+        }
+        // Most of those who are ahead are only looking, or nearly done: not worth a line.
+        if pause > Duration::from_millis(50)
+            && let Some(on_wait) = on_wait.take()
+        {
+            on_wait();
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(100));
+    }
 }
 
 /// The directories of a stack, top first.
@@ -285,11 +313,19 @@ pub fn short(digest: &Digest) -> String {
     format!("sha256:{}", &digest.hex()[..12])
 }
 
-/// Runs what blocks on a thread of its own; a panic there is a panic here.
+/// Runs what blocks on a thread of its own; a panic there is a panic here. Never returns once the runtime shuts down.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
+    joined(tokio::task::spawn_blocking(work)).await
+}
+
+/// The value of a task; a panic there is a panic here. Tasks are only cancelled by the runtime's end, and then so are we.
+pub async fn joined<T>(task: tokio::task::JoinHandle<T>) -> T {
+    match task.await {
         Ok(value) => value,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 

@@ -1,5 +1,6 @@
 //! Scheduler, executor, cache look-up, progress events: `Plan` -> `Image`. Unaware of terminals and flags.
 
+mod abort;
 mod assemble;
 mod bases;
 mod cache_mount;
@@ -30,22 +31,29 @@ use crate::plan::Plan;
 pub async fn build(request: Request, services: Services, progress: Arc<dyn Progress>) -> Result<Outcome, BuildError> {
     let request = Arc::new(request);
     let inputs = Arc::new(inputs::Inputs::new(request.clone(), services.clone()));
+    let abort = Arc::new(abort::Abort::new(services.cancel.clone()));
     let dockerfile = crate::dockerfile::parse(&request.dockerfile).map_err(BuildError::from)?;
     let mut first_step = 1;
     let mut platforms = Vec::new();
     for options in &request.plans {
         let (plan, bases) = bases::plan(&dockerfile, options, &request, &services, &progress).await?;
-        let engine = engine::Engine::new(plan, bases, request.clone(), services.clone(), inputs.clone(), progress.clone(), first_step);
+        let world = engine::World {
+            request: request.clone(),
+            services: services.clone(),
+            inputs: inputs.clone(),
+            progress: progress.clone(),
+            abort: abort.clone(),
+        };
+        let engine = engine::Engine::new(plan, bases, world, first_step);
         first_step += engine.steps();
         platforms.push(engine);
     }
     let runs = platforms.into_iter().map(|engine| engine.run());
-    let platforms = futures_util::future::try_join_all(runs).await?;
-    if let Some(inputs) = Arc::into_inner(inputs) {
-        inputs.save_digests();
-    }
+    let platforms = futures_util::future::try_join_all(runs).await.map_err(|error| abort.cause_of(error));
+    // Also after a failure: the next build starts from what this one found out.
+    inputs.save_digests();
     services.store.flush_uses().map_err(BuildError::store)?;
-    Ok(Outcome { platforms })
+    Ok(Outcome { platforms: platforms? })
 }
 
 /// The build graph of each platform, with base images resolved and nothing built.

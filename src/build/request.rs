@@ -103,6 +103,8 @@ pub struct Services {
     pub ownership: crate::snapshot::Ownership,
     /// Ends all running steps.
     pub cancel: Arc<crate::sandbox::Cancel>,
+    /// The soft and hard limit of open files that RUN steps get.
+    pub open_files: (u64, u64),
     /// Threads that compress.
     pub pool: Arc<crate::snapshot::CompressPool>,
 }

@@ -34,6 +34,7 @@ impl Engine {
     ) -> Result<(), BuildError> {
         let lowers = directories(&parent.stack, &self.services, &self.progress).await?;
         let draft = self.services.store.new_snapshot().map_err(BuildError::store)?;
+        super::copy::inherit_root(&draft.fs(), &lowers)?;
         let mut held = Held::default();
         let mut env = op.env.clone();
         let mut mounts = Vec::with_capacity(op.mounts.len() + 1);
@@ -55,7 +56,11 @@ impl Engine {
 
     fn spec(&self, op: &RunOp, env: Vec<(String, String)>, mounts: Vec<sandbox::Mount>, rootfs: RootFs) -> Spec {
         let defaults = &self.request.run_defaults;
-        let ulimits = defaults.ulimits.iter().map(|limit| sandbox::Ulimit { name: limit.name.clone(), soft: limit.soft, hard: limit.hard });
+        // We raised ours; programs that close every descriptor there may be would notice.
+        let (soft, hard) = self.services.open_files;
+        let own = sandbox::Ulimit { name: "nofile".to_owned(), soft, hard };
+        let given = defaults.ulimits.iter().map(|limit| sandbox::Ulimit { name: limit.name.clone(), soft: limit.soft, hard: limit.hard });
+        let ulimits = std::iter::once(own).chain(given);
         Spec {
             rootfs,
             args: op.args.clone(),

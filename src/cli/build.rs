@@ -26,7 +26,7 @@ pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
     let services = services::services(cli, &entered, environment::source_options(args.offline, &request.ssh, contexts::is_by_ssh(args)))?;
     let runtime = services::runtime()?;
     let policy = request.layers;
-    let digest = runtime.block_on(async {
+    let digest = services::drive(runtime, &services, async {
         // Fetched trees stay until everything is written.
         let _fetched = contexts::fetch(args, &request::remote_contexts(args), &mut request, &services).await?;
         let shown = request.clone();

@@ -1,6 +1,6 @@
 //! What a verb works with: the user namespace, the store, the registry client, the runtime.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use crate::{
     build::{Services, SourceOptions, Sources, chain},
@@ -11,6 +11,9 @@ use crate::{
     store::Store,
 };
 
+/// As long as work that was given up may take to clean up after itself.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Enters the user namespace. The first thing a verb does that needs it: there must be one thread.
 pub fn enter() -> Result<Entered, Failure> {
     sandbox::enter(&sandbox::Options::default()).map_err(|error| Failure::new(chain(&error)))
@@ -18,6 +21,7 @@ pub fn enter() -> Result<Entered, Failure> {
 
 /// Opens store and client.
 pub fn services(cli: &Cli, entered: &Entered, sources: SourceOptions) -> Result<Services, Failure> {
+    let open_files = crate::sys::limits::raise_open_files();
     let store = open_store(cli)?;
     let configuration = registry::configuration::load(&environment::registry_paths()).map_err(|error| Failure::new(chain(&error)))?;
     let client = Client::new(configuration, ClientOptions::default());
@@ -27,9 +31,10 @@ pub fn services(cli: &Cli, entered: &Entered, sources: SourceOptions) -> Result<
         sources: Arc::new(Sources::new(store.clone(), sources)),
         store,
         client,
-        parallel: Arc::new(tokio::sync::Semaphore::new(threads.max(2))),
+        parallel: Arc::new(tokio::sync::Semaphore::new(threads.max(4))),
         ownership: if entered.rung == Rung::Full { Ownership::Set } else { Ownership::Record },
         cancel: Arc::new(cancel),
+        open_files,
         pool: Arc::new(CompressPool::new(threads)),
     })
 }
@@ -50,4 +55,39 @@ fn make_parents(root: &Path) -> Result<(), Failure> {
 pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     built.map_err(|error| Failure::new(format!("cannot start threads: {error}")))
+}
+
+/// Does the work until it is done or a signal ends it. Either way nothing runs any more when this returns.
+pub fn drive<T>(
+    runtime: tokio::runtime::Runtime,
+    services: &Services,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = work => result,
+            signal = signalled() => Err(signal?),
+        }
+    });
+    if result.is_err() {
+        services.cancel.cancel();
+    }
+    // Steps that were cancelled unmount and clean up; one that waits for another process's lock can't be woken.
+    runtime.shutdown_timeout(PATIENCE);
+    result
+}
+
+/// Waits for a request to end; the exit code is the shell's for it.
+async fn signalled() -> Result<Failure, Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| signal(kind).map_err(|error| Failure::new(format!("cannot listen for signals: {error}")));
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    let (name, number) = tokio::select! {
+        _ = interrupt.recv() => ("interrupted", 2),
+        _ = terminate.recv() => ("terminated", 15),
+        _ = hangup.recv() => ("hung up", 1),
+    };
+    Ok(Failure { exit_code: 128 + number, ..Failure::new(name) })
 }

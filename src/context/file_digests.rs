@@ -89,14 +89,14 @@ impl FileDigests {
     }
 
     /// What the next build should start with, ordered; None when nothing is new.
-    pub fn into_rows(self) -> Option<Vec<(StatKey, FileDigest)>> {
-        let state = self.state.into_inner().expect("no thread panics while it holds the memory");
+    pub fn rows(&self) -> Option<Vec<(StatKey, FileDigest)>> {
+        let state = self.state.lock().expect("no thread panics while it holds the memory");
         let seen = state.rows.values().filter(|row| row.seen).count();
         let keeps_unseen = state.rows.len() - seen <= seen + UNSEEN_ROWS;
         if !state.changed && keeps_unseen {
             return None;
         }
-        let mut rows: Vec<_> = state.rows.into_values().filter(|row| row.seen || keeps_unseen).map(|row| (row.key, row.digest)).collect();
+        let mut rows: Vec<_> = state.rows.values().filter(|row| row.seen || keeps_unseen).map(|row| (row.key, row.digest)).collect();
         rows.sort_unstable_by_key(|(key, _)| *key);
         Some(rows)
     }
@@ -177,7 +177,7 @@ mod tests {
         let found = digests.digest(key(&path), &|| panic!("opened a file that is remembered")).unwrap();
         assert_eq!(found, of("one"));
         assert_eq!(digests.counts(), DigestCounts { hits: 1, bytes_read: 0 });
-        assert!(digests.into_rows().is_none(), "nothing new to save");
+        assert!(digests.rows().is_none(), "nothing new to save");
     }
 
     #[test]
@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(digest(&digests, &path), of("one"));
         assert_eq!(digest(&digests, &path), of("one"));
         assert_eq!(digests.counts(), DigestCounts { hits: 0, bytes_read: 6 });
-        assert!(digests.into_rows().is_none());
+        assert!(digests.rows().is_none());
     }
 
     #[test]
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(digest(&digests, &path), of("one"));
         assert_eq!(digest(&digests, &path), of("one"));
         assert_eq!(digests.counts(), DigestCounts { hits: 1, bytes_read: 3 });
-        assert_eq!(digests.into_rows().unwrap(), [(key(&path), of("one"))]);
+        assert_eq!(digests.rows().unwrap(), [(key(&path), of("one"))]);
     }
 
     /// moby/buildkit#4950, #4817, #2592: same size and same mtime, other content.
@@ -274,8 +274,8 @@ mod tests {
     fn rows_of_files_not_asked_for_are_kept_within_bounds() {
         let row = |inode| (StatKey { device: 1, inode, size: 0, mtime_ns: 0, ctime_ns: 0 }, [0; 32]);
         let few = FileDigests::new((0..10).map(row));
-        assert!(few.into_rows().is_none());
+        assert!(few.rows().is_none());
         let many = FileDigests::new((0..UNSEEN_ROWS as u64 + 10).map(row));
-        assert_eq!(many.into_rows().unwrap(), []);
+        assert_eq!(many.rows().unwrap(), []);
     }
 }
