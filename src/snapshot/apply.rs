@@ -261,9 +261,10 @@ impl Applier<'_> {
     fn finish_node(&mut self, entry: &Entry, place: &Place<'_>) -> Result<(), Error> {
         match self.ownership {
             Ownership::Set => {
-                let (uid, gid) = disk::owner(entry.uid, entry.gid);
-                rustix::fs::chownat(place.parent, place.name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
-                    .map_err(Error::io("set the owner of", place.path))?;
+                let set = disk::set_owner_at(place.parent, place.name, entry.uid, entry.gid);
+                if !set.map_err(Error::io("set the owner of", place.path))? {
+                    self.report.lost_owners += 1;
+                }
             }
             Ownership::Record if (entry.uid, entry.gid) != (0, 0) => self.report.lost_owners += 1,
             Ownership::Record => {}
@@ -287,10 +288,7 @@ impl Applier<'_> {
     pub fn set_owner(&self, file: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
         match self.ownership {
             Ownership::Record => disk::record_owner(file, uid, gid),
-            Ownership::Set => {
-                let (uid, gid) = disk::owner(uid, gid);
-                Ok(rustix::fs::fchown(file, uid, gid)?)
-            }
+            Ownership::Set => disk::set_owner(file, uid, gid),
         }
     }
 

@@ -110,6 +110,24 @@ pub(super) fn device(file: impl AsFd) -> io::Result<Option<Device>> {
     Ok(get_xattr(file, DEVICE)?.and_then(|text| Device::parse(&text)))
 }
 
+/// Sets an owner; one that is not mapped into our user namespace is written down.
+pub(super) fn set_owner(file: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
+    let (user, group) = owner(uid, gid);
+    match rustix::fs::fchown(&file, user, group) {
+        Err(Errno::INVAL) => record_owner(file, uid, gid),
+        result => Ok(result?),
+    }
+}
+
+/// The same for a link or node, which can hold no note: an owner that is not mapped is left as it is. False then.
+pub(super) fn set_owner_at(parent: impl AsFd, name: impl rustix::path::Arg, uid: u32, gid: u32) -> io::Result<bool> {
+    let (user, group) = owner(uid, gid);
+    match rustix::fs::chownat(parent, name, user, group, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::INVAL) => Ok(false),
+        result => Ok(result.map(|()| true)?),
+    }
+}
+
 /// Writes down an owner that can't be set; the bytes are umoci's protobuf of two numbers.
 pub(super) fn record_owner(file: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
     if (uid, gid) == (0, 0) {

@@ -208,8 +208,7 @@ impl Unpacker<'_> {
         let at = parent.upper()?;
         if self.root.ownership() == Ownership::Set {
             let (uid, gid) = self.options.owner.unwrap_or((entry.uid, entry.gid));
-            let (uid, gid) = disk::owner(uid, gid);
-            rustix::fs::chownat(at, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+            disk::set_owner_at(at, name, uid, gid)?;
         }
         if !is_link {
             rustix::fs::chmodat(at, name, Mode::from_raw_mode(entry.mode), AtFlags::empty())?;

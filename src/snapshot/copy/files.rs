@@ -172,8 +172,7 @@ impl<'a, 'r> Writer<'a, 'r> {
         let at = target.upper()?;
         if self.ownership == Ownership::Set {
             let (uid, gid) = self.style.owner.unwrap_or((metadata.uid, metadata.gid));
-            let (uid, gid) = disk::owner(uid, gid);
-            rustix::fs::chownat(at, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+            disk::set_owner_at(at, name, uid, gid)?;
         }
         if metadata.kind != Kind::Symlink {
             let mode = self.style.apply_mode(metadata.mode, false);

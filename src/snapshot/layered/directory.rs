@@ -301,10 +301,7 @@ fn copy_directory_metadata(from: &LayerDirectory, to: BorrowedFd<'_>) -> io::Res
 pub(crate) fn set_owner(fd: BorrowedFd<'_>, uid: u32, gid: u32, ownership: Ownership) -> io::Result<()> {
     match ownership {
         Ownership::Record => disk::record_owner(fd, uid, gid),
-        Ownership::Set => {
-            let (uid, gid) = disk::owner(uid, gid);
-            Ok(rustix::fs::fchown(fd, uid, gid)?)
-        }
+        Ownership::Set => disk::set_owner(fd, uid, gid),
     }
 }
 
