@@ -84,7 +84,7 @@ pub fn is_commit(text: &str) -> bool {
 
 /// By the rules of `git check-ref-format`, and no option.
 pub fn is_valid_ref(text: &str) -> bool {
-    let forbidden = |ch: char| ch.is_ascii_control() || matches!(ch, ' ' | '~' | '^' | ':' | '?' | '*' | '[' | '\\');
+    let forbidden = |ch: char| ch.is_control() || matches!(ch, ' ' | '~' | '^' | ':' | '?' | '*' | '[' | '\\');
     !text.is_empty()
         && text != "@"
         && !text.starts_with(['-', '/'])
@@ -107,7 +107,7 @@ fn check(git: &GitReference) -> Result<(), String> {
     if let Some(reference) = git.reference.as_deref().filter(|reference| !is_valid_ref(reference)) {
         return Err(format!("invalid git ref {}", go_quote(reference)));
     }
-    if git.remote.bytes().any(|byte| byte.is_ascii_control()) {
+    if git.remote.contains(char::is_control) {
         return Err(format!("invalid git remote {}", go_quote(&git.remote)));
     }
     Ok(())
@@ -123,7 +123,7 @@ struct GitSource {
 }
 
 fn split(text: &str) -> Option<GitSource> {
-    if text.starts_with("./") || text.starts_with("../") || text.chars().any(|ch| ch.is_ascii_control()) {
+    if text.starts_with("./") || text.starts_with("../") || text.contains(char::is_control) {
         return None;
     }
     if text.starts_with("github.com/") {

@@ -3,12 +3,13 @@
 
 use super::expand::expand_word;
 use super::mount::MountKind;
-use super::position::lines_of;
+use super::position::LineIndex;
 use super::scope::{ArgInfo, Globals, StageGraph, StageScope, Surroundings, doc_comment, escape_of, target_index};
 use super::tree::*;
 use base64::Engine as _;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 /// A place, in lines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -33,8 +34,8 @@ pub struct Position {
 }
 
 impl Location {
-    fn new(text: &str, span: Span) -> Self {
-        let (first, last) = lines_of(text, span);
+    fn new(lines: &LineIndex, span: Span) -> Self {
+        let (first, last) = lines.lines_of(span);
         Self { ranges: [Range { start: Position { line: first }, end: Position { line: last } }] }
     }
 
@@ -75,6 +76,7 @@ pub struct Target {
 
 /// Lists the stages.
 pub fn targets(file: &Dockerfile, text: &str) -> Targets {
+    let lines = &LineIndex::new(text);
     let last = file.stages.len().saturating_sub(1);
     let targets = file.stages.iter().enumerate().map(|(index, stage)| Target {
         name: stage_name(stage),
@@ -82,7 +84,7 @@ pub fn targets(file: &Dockerfile, text: &str) -> Targets {
         description: doc_comment(&stage.comments, &stage_name(stage)),
         base: stage.base.text.clone(),
         platform: stage.platform.as_ref().map(|platform| platform.text.clone()).unwrap_or_default(),
-        location: Location::new(text, stage.span),
+        location: Location::new(lines, stage.span),
     });
     Targets { targets: targets.collect(), sources: vec![base64::engine::general_purpose::STANDARD.encode(text)] }
 }
@@ -165,14 +167,15 @@ pub fn outline(
     let around = Surroundings { escape: escape_of(file), globals: &globals, build_args };
     let captures = Captures::follow(file, &around)?;
     let graph = &captures.graph;
+    let lines = &LineIndex::new(text);
     let mut order = vec![];
     visit(graph, target, &mut order);
     let mut outline = Outline {
         name: stage_name(&file.stages[target]),
         description: doc_comment(&file.stages[target].comments, &stage_name(&file.stages[target])),
-        args: captures.args(&order, text),
-        secrets: requests(&order, &captures.stages, text, |capture| &capture.secrets),
-        ssh: requests(&order, &captures.stages, text, |capture| &capture.ssh),
+        args: captures.args(&order, lines),
+        secrets: requests(&order, &captures.stages, lines, |capture| &capture.secrets),
+        ssh: requests(&order, &captures.stages, lines, |capture| &capture.ssh),
         sources: vec![base64::engine::general_purpose::STANDARD.encode(text)],
     };
     outline.args.sort_by_key(|arg| arg.location.line());
@@ -201,7 +204,7 @@ struct Captures {
 
 #[derive(Debug, Clone, Default)]
 struct Capture {
-    infos: BTreeMap<String, ArgInfo>,
+    infos: BTreeMap<String, Rc<ArgInfo>>,
     used: BTreeSet<String>,
     secrets: Vec<(String, bool, Span)>,
     ssh: Vec<(String, bool, Span)>,
@@ -239,13 +242,14 @@ impl Captures {
         capture
     }
 
-    fn args(&self, order: &[usize], text: &str) -> Vec<Arg> {
+    fn args(&self, order: &[usize], lines: &LineIndex) -> Vec<Arg> {
         let mut args: Vec<Arg> = Vec::new();
+        let mut seen = BTreeSet::new();
         for capture in order.iter().map(|index| &self.stages[*index]) {
             for name in capture.all_used() {
-                let Some(info) = capture.infos.get(&name).filter(|_| !args.iter().any(|arg| arg.name == name)) else { continue };
+                let Some(info) = capture.infos.get(&name).filter(|_| seen.insert(name.clone())) else { continue };
                 let (value, description) = (info.value.clone(), info.description.clone());
-                args.push(Arg { name, description, value, location: Location::new(text, info.span) });
+                args.push(Arg { name, description, value, location: Location::new(lines, info.span) });
             }
         }
         args
@@ -258,11 +262,13 @@ impl Capture {
             InstructionKind::Arg(definitions) => {
                 for definition in definitions {
                     let name = definition.name.text.clone();
-                    let declared = self.scope.declare(definition, around);
-                    if !declared.inherited {
+                    let found = self.scope.evaluate(definition, around);
+                    self.scope.declare(definition, found.value.clone());
+                    if !found.inherited {
                         let description = doc_comment(&instruction.comments, &name);
-                        let value = declared.value.unwrap_or_default();
-                        self.infos.insert(name.clone(), ArgInfo { value, description, refers_to: BTreeSet::new(), span: instruction.span });
+                        let value = found.value.unwrap_or_default();
+                        let info = ArgInfo { value, description, refers_to: BTreeSet::new(), span: instruction.span };
+                        self.infos.insert(name.clone(), Rc::new(info));
                     }
                     self.used.insert(name);
                 }
@@ -299,11 +305,11 @@ impl Capture {
     }
 }
 
-fn requests(order: &[usize], stages: &[Capture], text: &str, list: impl Fn(&Capture) -> &Vec<(String, bool, Span)>) -> Vec<Request> {
+fn requests(order: &[usize], stages: &[Capture], lines: &LineIndex, list: impl Fn(&Capture) -> &Vec<(String, bool, Span)>) -> Vec<Request> {
     let mut requests: Vec<Request> = Vec::new();
     for (name, required, span) in order.iter().flat_map(|index| list(&stages[*index])) {
         if !requests.iter().any(|request| request.name == *name) {
-            requests.push(Request { name: name.clone(), required: *required, location: Location::new(text, *span) });
+            requests.push(Request { name: name.clone(), required: *required, location: Location::new(lines, *span) });
         }
     }
     requests

@@ -23,6 +23,36 @@ pub fn lines_of(text: &str, span: Span) -> (usize, usize) {
     (first, line_of(text, span.end.saturating_sub(1).max(span.start)))
 }
 
+/// The lines of a text, for asking often.
+#[derive(Debug, Clone)]
+pub struct LineIndex {
+    /// Where each line begins.
+    starts: Vec<usize>,
+}
+
+impl LineIndex {
+    /// Finds the lines.
+    pub fn new(text: &str) -> Self {
+        let breaks = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
+        Self { starts: std::iter::once(0).chain(breaks).collect() }
+    }
+
+    /// The line (1-based) that holds byte `offset`.
+    pub fn line_of(&self, offset: usize) -> usize {
+        self.starts.partition_point(|start| *start <= offset)
+    }
+
+    /// First and last line (1-based) of a span.
+    pub fn lines_of(&self, span: Span) -> (usize, usize) {
+        (self.line_of(span.start), self.line_of(span.end.saturating_sub(1).max(span.start)))
+    }
+
+    /// Where a line (1-based) begins; the end of the last one for lines that don't exist.
+    pub fn start_of(&self, line: usize) -> usize {
+        self.starts.get(line.saturating_sub(1)).or(self.starts.last()).copied().unwrap_or(0)
+    }
+}
+
 /// Where the pieces of a joined line came from: `(offset in the line, offset in the file)`, ascending.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Origin(Vec<(usize, usize)>);
@@ -62,6 +92,11 @@ mod tests {
             assert_eq!((line_of(text, offset), column_of(text, offset)), (line, column), "{offset}");
         }
         assert_eq!(lines_of(text, Span { start: 0, end: 7 }), (1, 1));
+        let index = LineIndex::new(text);
+        for offset in 0..text.len() {
+            assert_eq!(index.line_of(offset), line_of(text, offset), "{offset}");
+        }
+        assert_eq!((index.lines_of(Span { start: 0, end: 8 }), index.start_of(2)), ((1, 2), 7));
     }
 
     #[test]

@@ -225,10 +225,7 @@ fn parts(kind: &InstructionKind) -> (Vec<(&'static str, String)>, String) {
             definitions.iter().map(word).collect::<Vec<_>>().join(" ")
         }
         InstructionKind::Cmd(command) | InstructionKind::Entrypoint(command) => command_text(command),
-        InstructionKind::Env(pairs) | InstructionKind::Label(pairs) => {
-            let separator = if pairs.legacy { " " } else { "=" };
-            pairs.pairs.iter().map(|(key, value)| format!("{}{separator}{}", key.text, value.text)).collect::<Vec<_>>().join(" ")
-        }
+        InstructionKind::Env(pairs) | InstructionKind::Label(pairs) => pairs_text(pairs),
         InstructionKind::Expose(words) => ports(words),
         InstructionKind::Healthcheck(healthcheck) => healthcheck_parts(healthcheck, &mut flags),
         InstructionKind::Maintainer(word)
@@ -271,6 +268,19 @@ fn healthcheck_parts(healthcheck: &Healthcheck, flags: &mut Vec<(&'static str, S
     flags.extend(durations.into_iter().filter(|(_, ns)| **ns != 0).map(|(name, ns)| (name, format_go(*ns))));
     flags.extend((*retries != 0).then(|| ("retries", retries.to_string())));
     format!("CMD {}", command_text(command))
+}
+
+fn pairs_text(pairs: &KeyValues) -> String {
+    let text = |(key, value): &(Word, Word)| {
+        // A blank that the key's last character escapes does not end the key's word: a second one does.
+        let separator = match (pairs.legacy, key.text.ends_with(['\\', '`'])) {
+            (false, _) => "=",
+            (true, false) => " ",
+            (true, true) => "  ",
+        };
+        format!("{}{separator}{}", key.text, value.text)
+    };
+    pairs.pairs.iter().map(text).collect::<Vec<_>>().join(" ")
 }
 
 /// In an order whose ends survive trimming: blanks of other scripts do not part words, but go from the ends of a line.

@@ -5,6 +5,7 @@ use super::expand::{Expanded, Lookup, expand_heredoc, expand_word};
 use super::mount::{MountOptions, parse_mount};
 use super::tree::*;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 /// Build args that are never part of the environment.
 const NOT_IN_ENVIRONMENT: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
@@ -56,7 +57,7 @@ pub(super) struct ArgInfo {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Globals {
     pub(super) values: Environment,
-    pub(super) infos: BTreeMap<String, ArgInfo>,
+    pub(super) infos: BTreeMap<String, Rc<ArgInfo>>,
 }
 
 impl Globals {
@@ -99,7 +100,8 @@ impl Globals {
             self.values.set(name, value);
         }
         let description = doc_comment(&at.comments, name);
-        self.infos.insert(name.clone(), ArgInfo { value: value.unwrap_or_default(), description, refers_to, span: at.span });
+        let info = ArgInfo { value: value.unwrap_or_default(), description, refers_to, span: at.span };
+        self.infos.insert(name.clone(), Rc::new(info));
         Ok(())
     }
 }
@@ -120,7 +122,7 @@ pub(super) fn doc_comment(comments: &[String], name: &str) -> String {
 pub(super) struct StageScope {
     pub(super) environment: Environment,
     /// ARGs that were declared, with a value or without.
-    pub(super) declared: Vec<String>,
+    pub(super) declared: BTreeSet<String>,
 }
 
 /// What is the same for all stages.
@@ -130,8 +132,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) build_args: &'a BTreeMap<String, String>,
 }
 
-/// What happened to one ARG of a stage.
-pub(super) struct Declared {
+/// The worth of an ARG of a stage.
+pub(super) struct Evaluated {
     /// None when it has no value.
     pub(super) value: Option<String>,
     /// The value is the global one: what it means is said there.
@@ -153,26 +155,31 @@ impl StageScope {
         expanded.into_iter().map(|(key, _)| key).collect()
     }
 
-    /// Declares an ARG.
-    pub(super) fn declare(&mut self, definition: &ArgDefinition, around: &Surroundings<'_>) -> Declared {
+    /// What an ARG is worth here.
+    pub(super) fn evaluate(&self, definition: &ArgDefinition, around: &Surroundings<'_>) -> Evaluated {
         let name = &definition.name.text;
-        let mut declared = Declared { value: around.build_args.get(name).cloned(), inherited: false, default: None };
+        let mut found = Evaluated { value: around.build_args.get(name).cloned(), inherited: false, default: None };
         match &definition.default {
-            _ if declared.value.is_some() => {}
+            _ if found.value.is_some() => {}
             None => {
-                declared.value = around.globals.values.get(name);
-                declared.inherited = declared.value.is_some();
+                found.value = around.globals.values.get(name);
+                found.inherited = found.value.is_some();
             }
             Some(default) => {
-                declared.default = expand_word(&default.text, around.escape, &self.environment).ok();
-                declared.value = declared.default.as_ref().map(|expanded| expanded.text.clone());
+                found.default = expand_word(&default.text, around.escape, &self.environment).ok();
+                found.value = found.default.as_ref().map(|expanded| expanded.text.clone());
             }
         }
-        if let Some(value) = declared.value.as_ref().filter(|_| !NOT_IN_ENVIRONMENT.contains(&name.as_str())) {
+        found
+    }
+
+    /// Declares an ARG with what it is worth.
+    pub(super) fn declare(&mut self, definition: &ArgDefinition, value: Option<String>) {
+        let name = &definition.name.text;
+        if let Some(value) = value.filter(|_| !NOT_IN_ENVIRONMENT.contains(&name.as_str())) {
             self.environment.set(name, value);
         }
-        self.declared.push(name.clone());
-        declared
+        self.declared.insert(name.clone());
     }
 
     /// Expands what the builder expands of an instruction, in its order; ENV and ARG set nothing here.

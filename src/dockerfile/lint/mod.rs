@@ -12,11 +12,11 @@ pub use settings::Settings;
 
 use super::diagnostic::Diagnostic;
 use super::ignore::Matcher;
-use super::position::lines_of;
+use super::position::LineIndex;
 use super::scope::Environment;
 use super::tree::*;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// What a base image brings into a stage.
 #[derive(Debug, Clone, Default)]
@@ -120,7 +120,7 @@ impl Report {
 /// Checks a file. Err when the check options can't be read.
 pub fn check(file: &Dockerfile, text: &str, options: &Options<'_>) -> Result<Report, Diagnostic> {
     let settings = settings_of(file, options)?;
-    let mut linter = Linter { text, settings: &settings, found: Vec::new() };
+    let mut linter = Linter::new(text, &settings);
     structure::check(file, &mut linter);
     stages::check(file, options, &mut linter);
     Ok(linter.report())
@@ -136,7 +136,7 @@ pub fn check_text(text: &str, options: &Options<'_>) -> (Report, Option<Diagnost
         Err(error) => return (Report::default(), Some(error)),
     };
     let Ok(settings) = settings_of(&file, options) else { return (Report::default(), Some(error)) };
-    let mut linter = Linter { text, settings: &settings, found: Vec::new() };
+    let mut linter = Linter::new(text, &settings);
     structure::check_lines(&file, &mut linter);
     (linter.report(), Some(error))
 }
@@ -153,32 +153,32 @@ fn settings_of(file: &Dockerfile, options: &Options<'_>) -> Result<Settings, Dia
 
 /// Collects what rules find, as far as the settings let them.
 struct Linter<'a> {
-    text: &'a str,
+    lines: LineIndex,
     settings: &'a Settings,
     found: Vec<Warning>,
+    /// Rule, place and message of what was found.
+    seen: HashSet<(&'static str, Span, String)>,
 }
 
-impl Linter<'_> {
+impl<'a> Linter<'a> {
+    fn new(text: &str, settings: &'a Settings) -> Self {
+        Self { lines: LineIndex::new(text), settings, found: Vec::new(), seen: HashSet::new() }
+    }
+
     /// A violation of a rule that only the file's settings can silence.
     fn warn(&mut self, rule: &'static Rule, span: Span, message: String) {
-        self.warn_with(&self.settings.clone(), rule, span, message);
+        self.warn_at(&[], rule, span, message);
     }
 
     /// A violation in an instruction or stage whose comments may silence the rule.
     fn warn_at(&mut self, comments: &[String], rule: &'static Rule, span: Span, message: String) {
-        self.warn_with(&self.settings.with_comments(comments), rule, span, message);
-    }
-
-    fn warn_with(&mut self, settings: &Settings, rule: &'static Rule, span: Span, message: String) {
-        if !settings.runs(rule) {
+        let runs = if comments.is_empty() { self.settings.runs(rule) } else { self.settings.with_comments(comments).runs(rule) };
+        if !runs || !self.seen.insert((rule.name, span, message.clone())) {
             return;
         }
-        let (line, end_line) = lines_of(self.text, span);
+        let (line, end_line) = self.lines.lines_of(span);
         let Rule { name, description, url, .. } = rule;
-        let warning = Warning { rule: name, message, description, url: *url, span, line, end_line };
-        if !self.found.contains(&warning) {
-            self.found.push(warning);
-        }
+        self.found.push(Warning { rule: name, message, description, url: *url, span, line, end_line });
     }
 
     fn report(mut self) -> Report {

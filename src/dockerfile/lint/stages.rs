@@ -157,7 +157,7 @@ impl StageState {
         if environment.get("PATH").is_none() {
             environment.set("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         }
-        let scope = StageScope { environment, declared: Vec::new() };
+        let scope = StageScope { environment, declared: BTreeSet::new() };
         Self { scope, complete, has_shell, ..Self::default() }
     }
 
@@ -210,7 +210,7 @@ impl StageLinter<'_, '_, '_> {
             return;
         }
         let undeclared =
-            expanded.unmatched.iter().filter(|name| !state.scope.declared.contains(name) && !name.starts_with("BUILDKIT_SBOM_SCAN_"));
+            expanded.unmatched.iter().filter(|name| !state.scope.declared.contains(*name) && !name.starts_with("BUILDKIT_SBOM_SCAN_"));
         for name in undeclared {
             let mut message = format!("Usage of undefined variable '${name}'");
             if let Some(suggestion) = nearest(name, state.scope.environment.names()) {
@@ -223,11 +223,12 @@ impl StageLinter<'_, '_, '_> {
     fn check_arg(&mut self, definition: &ArgDefinition, state: &mut StageState) {
         self.check_secret("ARG", &definition.name.text);
         check_shadowing(definition, self.instruction, self.linter);
-        let before = state.clone();
-        let declared = state.scope.declare(definition, self.around);
-        if let Some(default) = declared.default {
-            self.report_undefined(&default, &before);
+        // What the default refers to is looked for as of before this line.
+        let declared = state.scope.evaluate(definition, self.around);
+        if let Some(default) = &declared.default {
+            self.report_undefined(default, state);
         }
+        state.scope.declare(definition, declared.value);
     }
 
     fn check_secret(&mut self, keyword: &str, key: &str) {

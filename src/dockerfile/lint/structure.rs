@@ -15,7 +15,7 @@ pub(super) fn check(file: &Dockerfile, linter: &mut Linter<'_>) {
 /// The rules that look at one instruction alone; they hold for a file that breaks off, too.
 pub(super) fn check_lines(file: &Dockerfile, linter: &mut Linter<'_>) {
     for line in &file.empty_continuation_lines {
-        let start = linter.text.split_inclusive('\n').take(line - 1).map(str::len).sum();
+        let start = linter.lines.start_of(*line);
         linter.warn(&rules::NO_EMPTY_CONTINUATION, Span { start, end: start + 1 }, "Empty continuation line".to_owned());
     }
     for instruction in &file.global_args {
