@@ -591,11 +591,43 @@ fn again_as_user(filter: Option<&str>) -> i32 {
     rounds.iter().map(round).sum()
 }
 
+/// `--try ROOT SCRIPT [USER]`: runs a script on a copy-on-write view of a tree, for trying things by hand.
+fn try_script(args: &[String], rung: Option<Rung>) -> i32 {
+    let entered = sandbox::enter(&sandbox::Options { rung }).unwrap();
+    let top = std::env::current_dir().unwrap();
+    for directory in ["upper", "work"] {
+        let _ = fs::create_dir(top.join(directory));
+    }
+    let spec = Spec {
+        rootfs: RootFs::Overlay {
+            lowers: args[0].split(':').map(PathBuf::from).collect(),
+            upper: top.join("upper"),
+            work: top.join("work"),
+            volatile: false,
+        },
+        args: ["/bin/sh", "-c", &args[1]].map(String::from).to_vec(),
+        env: vec![("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into())],
+        user: args.get(2).cloned().unwrap_or_default(),
+        network: Network::Host,
+        ..Spec::default()
+    };
+    let started = Instant::now();
+    let exit = sandbox::run(&spec, None, |_, bytes| {
+        std::io::Write::write_all(&mut std::io::stdout(), bytes).unwrap();
+    });
+    println!("[{} {:?} {exit:?}]", entered.rung, started.elapsed());
+    exit.map_or(1, |exit| exit.code)
+}
+
 fn main() {
     sandbox::init_if_asked();
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.iter().any(|arg| arg == "--list") {
         return;
+    }
+    let rung = args.iter().find_map(|arg| arg.strip_prefix("--rung=")).map(|rung| rung.parse().unwrap());
+    if let Some(at) = args.iter().position(|arg| arg == "--try") {
+        std::process::exit(try_script(&args[at + 1..], rung));
     }
     if !Path::new("/bin/busybox").exists() {
         println!("skipped: no /bin/busybox");
@@ -603,7 +635,6 @@ fn main() {
     }
     let filter = args.iter().find(|arg| !arg.starts_with('-')).map(String::as_str);
     // The user's round first: after entering, this process can no longer become that user.
-    let rung = args.iter().find_map(|arg| arg.strip_prefix("--rung=")).map(|rung| rung.parse().unwrap());
     let failed = if rung.is_some() { run_cases(filter, rung) } else { again_as_user(filter) + run_cases(filter, None) };
     std::process::exit(i32::from(failed > 0));
 }

@@ -66,6 +66,8 @@ pub fn filter() -> Vec<Instruction> {
     for (number, flags) in OPENS {
         body.extend([if_equal(*number as u32, 0, 4), load(argument(*flags)), if_any_bit(CREATES, 0, 1), answer(HOLD), answer(ALLOW)]);
     }
+    body.extend([if_equal(libc::SYS_prctl as u32, 0, 4), load(argument(0))]);
+    body.extend([if_equal(libc::PR_SET_KEEPCAPS as u32, 0, 1), answer(HOLD), answer(ALLOW)]);
     body.push(answer(ALLOW));
     let mut code = vec![load(ARCH), if_equal(OWN_ARCH, 1, 0), jump(body.len() as u32)];
     code.extend(body);

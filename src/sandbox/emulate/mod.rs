@@ -22,7 +22,7 @@ pub(super) mod owners;
 mod stat;
 mod target;
 
-use std::{io, path::PathBuf};
+use std::{cell::RefCell, collections::HashSet, io, path::PathBuf};
 
 use rustix::{fs::Mode, io::Errno};
 
@@ -52,6 +52,8 @@ pub struct Emulator {
     listener: Listener,
     /// Who the step started as.
     user: User,
+    /// Who asked to keep the powers of root when giving up its id (`setpriv` does, to change groups afterwards).
+    keepers: RefCell<HashSet<u32>>,
 }
 
 /// What becomes of a call.
@@ -68,7 +70,7 @@ impl Emulator {
     /// Answers what arrives at a listener. The process's own mode mask is cleared: new files get what is asked for.
     pub fn new(listener: Listener, user: User) -> Self {
         rustix::process::umask(Mode::empty());
-        Self { listener, user }
+        Self { listener, user, keepers: RefCell::default() }
     }
 
     /// Where to wait for calls.
@@ -100,21 +102,27 @@ impl Emulator {
             libc::SYS_getresuid => write_three(call, Ids::of(call.pid)?.user),
             libc::SYS_getresgid => write_three(call, Ids::of(call.pid)?.group),
             libc::SYS_getgroups => self.get_groups(call),
-            libc::SYS_setuid => change(call, |ids, root| Some(Ids { user: ids.user.set(first as u32, root)?, ..ids })),
-            libc::SYS_setgid => change(call, |ids, root| Some(Ids { group: ids.group.set(first as u32, root)?, ..ids })),
-            libc::SYS_setreuid => change(call, |ids, root| Some(Ids { user: ids.user.set_two(first as u32, second as u32, root)?, ..ids })),
+            libc::SYS_setuid => self.change(call, |ids, root| Some(Ids { user: ids.user.set(first as u32, root)?, ..ids })),
+            libc::SYS_setgid => self.change(call, |ids, root| Some(Ids { group: ids.group.set(first as u32, root)?, ..ids })),
+            libc::SYS_setreuid => {
+                self.change(call, |ids, root| Some(Ids { user: ids.user.set_two(first as u32, second as u32, root)?, ..ids }))
+            }
             libc::SYS_setregid => {
-                change(call, |ids, root| Some(Ids { group: ids.group.set_two(first as u32, second as u32, root)?, ..ids }))
+                self.change(call, |ids, root| Some(Ids { group: ids.group.set_two(first as u32, second as u32, root)?, ..ids }))
             }
-            libc::SYS_setresuid => {
-                change(call, |ids, root| Some(Ids { user: ids.user.set_three([first, second, third].map(|id| id as u32), root)?, ..ids }))
-            }
-            libc::SYS_setresgid => {
-                change(call, |ids, root| Some(Ids { group: ids.group.set_three([first, second, third].map(|id| id as u32), root)?, ..ids }))
-            }
+            libc::SYS_setresuid => self
+                .change(call, |ids, root| Some(Ids { user: ids.user.set_three([first, second, third].map(|id| id as u32), root)?, ..ids })),
+            libc::SYS_setresgid => self.change(call, |ids, root| {
+                Some(Ids { group: ids.group.set_three([first, second, third].map(|id| id as u32), root)?, ..ids })
+            }),
             libc::SYS_setfsuid => Ok(Answer::Value(Ids::of(call.pid)?.user.effective.into())),
             libc::SYS_setfsgid => Ok(Answer::Value(Ids::of(call.pid)?.group.effective.into())),
-            libc::SYS_setgroups => Ok(if Ids::of(call.pid)?.is_root() { Answer::Value(0) } else { Answer::Error(libc::EPERM) }),
+            libc::SYS_setgroups => Ok(if self.has_powers(call.pid)? { Answer::Value(0) } else { Answer::Error(libc::EPERM) }),
+            libc::SYS_prctl => {
+                let mut keepers = self.keepers.borrow_mut();
+                let _ = if second == 1 { keepers.insert(call.pid) } else { keepers.remove(&call.pid) };
+                Ok(Answer::Through)
+            }
             libc::SYS_fchown => chown(call, target.descriptor(first as i32), Last::Followed, second, third),
             libc::SYS_fchownat => {
                 let last = last_of(call.arguments[4]);
@@ -154,6 +162,19 @@ impl Emulator {
     #[cfg(not(target_arch = "x86_64"))]
     fn decide_old(&self, _call: &Call, _target: Target) -> io::Result<Answer> {
         Ok(Answer::Through)
+    }
+
+    fn has_powers(&self, pid: u32) -> io::Result<bool> {
+        Ok(Ids::of(pid)?.is_root() || self.keepers.borrow().contains(&pid))
+    }
+
+    /// Sets new ids by a rule that knows the old ones and whether everything is allowed.
+    fn change(&self, call: &Call, rule: impl FnOnce(Ids, bool) -> Option<Ids>) -> io::Result<Answer> {
+        let old = Ids::of(call.pid)?;
+        match rule(old, self.has_powers(call.pid)?) {
+            Some(new) => new.give_to(call.pid).map(|()| Answer::Value(0)),
+            None => Ok(Answer::Error(libc::EPERM)),
+        }
     }
 
     /// Those of the step's user, and for whoever changed their group that group: what `setgroups` gave is not kept.
@@ -208,15 +229,6 @@ fn from_result(result: Result<(), Errno>) -> Answer {
 
 fn last_of(flags: u64) -> Last {
     if flags & libc::AT_SYMLINK_NOFOLLOW as u64 != 0 { Last::Itself } else { Last::Followed }
-}
-
-/// Sets new ids by a rule that knows the old ones and whether they are root's.
-fn change(call: &Call, rule: impl FnOnce(Ids, bool) -> Option<Ids>) -> io::Result<Answer> {
-    let old = Ids::of(call.pid)?;
-    match rule(old, old.is_root()) {
-        Some(new) => new.give_to(call.pid).map(|()| Answer::Value(0)),
-        None => Ok(Answer::Error(libc::EPERM)),
-    }
 }
 
 fn write_three(call: &Call, triple: Triple) -> io::Result<Answer> {
