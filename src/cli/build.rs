@@ -3,13 +3,13 @@
 use std::{io::Write, process::ExitCode, sync::Arc};
 
 use crate::{
-    build::{self, BuildError, Progress, Request, chain},
+    build::{self, BuildError, Outcome, Progress, Request, chain},
     cli::{
         args::{BuildArgs, Cli, ImagesArgs},
         contexts, environment,
         failure::Failure,
         outputs::{OutputKind, OutputSpec},
-        progress::{Plain, Quiet, RawJson},
+        progress::{Built, Mode, Place, Reporter},
         request, services, write,
     },
     oci::{Digest, Reference},
@@ -19,27 +19,29 @@ use crate::{
 pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
     let outputs = outputs(args)?;
     let tags = tags(args)?;
-    let progress = printer(args)?;
+    let (mode, reporter) = reporter(args)?;
+    let progress: Arc<dyn Progress> = reporter.clone();
     // What can be known to be wrong is said before anything is entered or made.
     let mut request = request::request(args, &outputs)?;
     let entered = services::enter()?;
     let services = services::services(cli, &entered, environment::source_options(args.offline, &request.ssh, contexts::is_by_ssh(args)))?;
     let runtime = services::runtime()?;
     let policy = request.layers;
-    let digest = services::drive(runtime, &services, async {
+    let result = services::drive(runtime, &services, async {
         // Fetched trees stay until everything is written.
         let _fetched = contexts::fetch(args, &request::remote_contexts(args), &mut request, &services).await?;
         let shown = request.clone();
         let outcome = build::build(request, services.clone(), progress.clone()).await.map_err(|error| failure(&shown, &error))?;
-        write::write(&outcome, &tags, &outputs, policy, &services, &progress).await
-    })?;
+        let digest = write::write(&outcome, &tags, &outputs, policy, &services, &progress).await?;
+        Ok((built(&outcome, &digest, &tags), digest))
+    });
+    let (built, digest) = result.inspect_err(|_: &Failure| reporter.failed())?;
     if let Some(path) = &args.iidfile {
         std::fs::write(path, digest.as_str()).map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))?;
     }
-    if args.quiet || args.progress == "quiet" {
+    reporter.succeeded(&built);
+    if mode == Mode::Quiet {
         let _ = writeln!(std::io::stdout(), "{digest}");
-    } else {
-        eprintln!("{}", summary(&digest, &tags));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -59,9 +61,15 @@ pub fn images(cli: &Cli, args: &ImagesArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn summary(digest: &Digest, tags: &[Reference]) -> String {
-    let names: Vec<String> = tags.iter().map(Reference::familiar).collect();
-    if names.is_empty() { digest.to_string() } else { format!("{digest} {}", names.join(" ")) }
+/// What the summary tells of the image.
+fn built(outcome: &Outcome, digest: &Digest, tags: &[Reference]) -> Built {
+    let layers = || outcome.platforms.iter().flat_map(|platform| &platform.image.layers);
+    Built {
+        digest: digest.to_string(),
+        names: tags.iter().map(Reference::familiar).collect(),
+        size_bytes: layers().map(|layer| layer.descriptor.size).sum(),
+        layers: layers().count(),
+    }
 }
 
 fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
@@ -84,16 +92,14 @@ fn tags(args: &BuildArgs) -> Result<Vec<Reference>, Failure> {
     }
 }
 
-fn printer(args: &BuildArgs) -> Result<Arc<dyn Progress>, Failure> {
-    if args.quiet {
-        return Ok(Arc::new(Quiet::default()));
-    }
-    match args.progress.as_str() {
-        "auto" | "plain" | "tty" | "" => Ok(Arc::new(Plain::default())),
-        "quiet" | "none" => Ok(Arc::new(Quiet::default())),
-        "rawjson" => Ok(Arc::new(RawJson)),
-        other => Err(Failure::usage(format!("--progress {other} is unknown")).with_hint("auto, plain, tty, quiet or rawjson")),
-    }
+/// How progress is shown, and what shows it.
+fn reporter(args: &BuildArgs) -> Result<(Mode, Arc<Reporter>), Failure> {
+    let place = Place::here();
+    let word = if args.quiet { "quiet" } else { args.progress.as_str() };
+    let mode = place.mode(word).ok_or_else(|| {
+        Failure::usage(format!("--progress {word} is unknown")).with_hint("auto, plain, tty, quiet or rawjson; see `rbuild help progress`")
+    })?;
+    Ok((mode, Reporter::new(mode, place)))
 }
 
 /// A build's failure with the place in the Dockerfile.

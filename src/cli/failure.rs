@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
-use crate::dockerfile::Diagnostic;
+use crate::{cli::progress, dockerfile::Diagnostic};
 
 /// Why rbuild ends with an error.
 #[derive(Debug)]
@@ -90,11 +90,31 @@ impl Failure {
 
     /// Shows it and gives the exit code.
     pub fn report(&self) -> ExitCode {
-        use std::io::IsTerminal;
-        let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        eprintln!("{}", self.render(colour));
+        let here = progress::Place::here();
+        eprintln!("{}", self.render(here.colour()));
+        if here.ci == Some(progress::Ci::GitHub)
+            && let Some(annotation) = self.annotation(|path| in_repository(path))
+        {
+            eprintln!("{annotation}");
+        }
         ExitCode::from(self.exit_code)
     }
+
+    /// The mark at the Dockerfile's line in a pull request.
+    fn annotation(&self, in_repository: impl Fn(&str) -> String) -> Option<String> {
+        let place = self.place.as_ref()?;
+        let before = place.text.get(..place.range.start)?;
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().map_or(0, |begin| begin.chars().count()) + 1;
+        Some(progress::annotation("error", &in_repository(&place.path), line, column, &self.message))
+    }
+}
+
+/// A path as seen from the top of the checkout, which is how marks name files.
+fn in_repository(path: &str) -> String {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
+    let top = std::env::var_os("GITHUB_WORKSPACE").unwrap_or_default();
+    absolute.strip_prefix(&top).ok().filter(|_| !top.is_empty()).map_or_else(|| path.to_owned(), |path| path.display().to_string())
 }
 
 /// A range inside the text, without the white space at its end.
@@ -119,5 +139,13 @@ mod tests {
         assert!(shown.contains("app/Dockerfile:2:1"), "{shown}");
         assert!(shown.contains("COPPY a b\n  | ^^^^^"), "{shown}");
         assert!(shown.ends_with("hint: did you mean COPY?"), "{shown}");
+    }
+
+    #[test]
+    fn a_pull_request_shows_the_error_at_its_line() {
+        let fault = Diagnostic::at(Span { start: 15, end: 20 }, "unknown instruction: COPPY");
+        let failure = Failure::in_dockerfile("app/Dockerfile", "FROM scratch\n  COPPY a b\n", &fault);
+        let annotation = failure.annotation(str::to_owned).unwrap();
+        assert_eq!(annotation, "::error file=app/Dockerfile,line=2,col=3::unknown instruction: COPPY");
     }
 }

@@ -1,197 +1,371 @@
-//! One line per event, for logs: `#3 [2/4] RUN make`, `#3 0.21 output`, `#3 DONE 1.2s`.
+//! One line per event, for logs: `#3 [2/4] RUN make`, `#3 0.213 output`, `#3 DONE 1.2s`. In a CI whose log folds
+//! sections, each step's lines are one section: one step at a time is written, the others wait for their turn.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io::Write,
     sync::Mutex,
     time::{Duration, Instant},
 };
 
+use super::{
+    place::{Ci, Place},
+    sections, text,
+};
 use crate::build::{Event, OutputStream, Progress, StepId};
 
+/// A waiting step's lines are written out of turn when they are more than this.
+const WAITING_BYTES: usize = 1 << 20;
+
+/// A line about bytes that move comes so often at most.
+const MOVED_EVERY: Duration = Duration::from_secs(5);
+
+/// A line without an end is cut where it is longer than this.
+const PARTIAL_BYTES: usize = 1 << 16;
+
 /// Prints to standard error.
-#[derive(Default)]
 pub struct Plain {
     state: Mutex<State>,
+    began: Instant,
 }
 
 #[derive(Default)]
 struct State {
+    /// The log folds sections of this kind.
+    ci: Option<Ci>,
+    /// Foreign bytes are made harmless.
+    is_terminal: bool,
+    /// Seconds since 1970 at the first event.
+    epoch: i64,
     steps: BTreeMap<StepId, Step>,
     last: Option<StepId>,
+    /// The step whose section is open.
+    turn: Option<StepId>,
+    queue: VecDeque<StepId>,
 }
 
+#[derive(Default)]
 struct Step {
     name: String,
-    started: Instant,
+    started: Duration,
     partial: [Vec<u8>; 2],
-    moved_shown: Option<Instant>,
+    moved_at: Option<Duration>,
+    moved_first: BTreeMap<String, Duration>,
+    is_over: bool,
+    /// Lines that wait for the step's turn.
+    waiting: Vec<u8>,
+}
+
+impl Plain {
+    /// Nothing printed yet.
+    pub fn new(place: &Place) -> Self {
+        let ci = place.ci.filter(|ci| *ci != Ci::Other);
+        let state = State { ci, is_terminal: place.is_terminal, epoch: jiff::Timestamp::now().as_second(), ..State::default() };
+        Self { state: Mutex::new(state), began: Instant::now() }
+    }
+
+    /// Writes what still waits for a turn: the steps that another's failure has stopped.
+    pub fn finish(&self) {
+        let mut out = Vec::new();
+        let mut state = self.state.lock().expect("no printer panics");
+        state.finish(self.began.elapsed(), &mut out);
+        let _ = std::io::stderr().lock().write_all(&out);
+    }
 }
 
 impl Progress for Plain {
     fn event(&self, event: Event<'_>) {
+        let mut out = Vec::new();
         let mut state = self.state.lock().expect("no printer panics");
-        let mut out = std::io::stderr().lock();
-        // A closed standard error ends nothing but the printing.
-        let _ = state.print(event, &mut out);
+        state.print(&event, self.began.elapsed(), &mut out);
+        // A closed standard error ends nothing but the printing. Written under the lock: lines keep their order.
+        let _ = std::io::stderr().lock().write_all(&out);
     }
 }
 
 impl State {
-    fn print(&mut self, event: Event<'_>, out: &mut impl Write) -> std::io::Result<()> {
+    fn print(&mut self, event: &Event<'_>, now: Duration, out: &mut Vec<u8>) {
         match event {
             Event::Declared { step, name, .. } => {
-                let new = Step { name: name.to_owned(), started: Instant::now(), partial: Default::default(), moved_shown: None };
-                self.steps.insert(step, new);
-                Ok(())
+                let name = text::harmless(name.lines().next().unwrap_or_default().as_bytes());
+                self.steps.insert(*step, Step { name, started: now, ..Step::default() });
             }
             Event::Started { step } => {
-                if let Some(step) = self.steps.get_mut(&step) {
-                    step.started = Instant::now();
+                self.step(*step).started = now;
+                if self.ci.is_none() {
+                    let title = self.title(*step);
+                    self.lines(*step, title.as_bytes(), now, out);
                 }
-                self.separate(step, out)?;
-                self.title(step, out)
             }
             Event::Cached { step } => {
-                self.separate(step, out)?;
-                self.title(step, out)?;
-                writeln!(out, "#{} CACHED", step.0)
+                let text = format!("{}#{} CACHED\n", self.title(*step), step.0);
+                self.end(*step, &text, now, out);
             }
-            Event::Output { step, stream, bytes } => self.output(step, stream, bytes, out),
-            Event::Moved { step, what, done_bytes, total_bytes } => self.moved(step, what, done_bytes, total_bytes, out),
-            Event::Note { step, text } => match step {
-                Some(step) => {
-                    self.separate(step, out)?;
-                    writeln!(out, "#{} {text}", step.0)
-                }
-                None => writeln!(out, "{text}"),
-            },
+            Event::Output { step, stream, bytes } => {
+                let lines = self.output(*step, *stream, bytes, now);
+                self.lines(*step, &lines, now, out);
+            }
+            Event::Moved { step, what, done_bytes, total_bytes } => {
+                let line = self.moved(*step, what, *done_bytes, *total_bytes, now);
+                self.lines(*step, line.as_bytes(), now, out);
+            }
+            Event::Note { step: Some(step), text } => self.lines(*step, format!("#{} {text}\n", step.0).as_bytes(), now, out),
+            Event::Note { step: None, text } => {
+                let _ = writeln!(out, "{text}");
+            }
             Event::Finished { step, duration } => {
-                self.flush(step, out)?;
-                self.separate(step, out)?;
-                writeln!(out, "#{} DONE {}", step.0, seconds(duration))
+                let end = format!("#{} DONE {}\n", step.0, text::seconds(*duration));
+                self.end(*step, &end, now, out);
             }
-            Event::Failed { step, error, .. } => {
-                self.flush(step, out)?;
-                self.separate(step, out)?;
-                writeln!(out, "#{} ERROR: {error}", step.0)
+            Event::Failed { step, error, duration } => {
+                let end = format!("#{} ERROR after {}: {error}\n", step.0, text::seconds(*duration));
+                self.end(*step, &end, now, out);
             }
         }
     }
 
-    fn title(&self, step: StepId, out: &mut impl Write) -> std::io::Result<()> {
-        writeln!(out, "#{} {}", step.0, self.steps.get(&step).map_or("", |step| &step.name))
+    fn step(&mut self, id: StepId) -> &mut Step {
+        self.steps.entry(id).or_default()
     }
 
-    /// An empty line where the output changes from one step to another.
-    fn separate(&mut self, step: StepId, out: &mut impl Write) -> std::io::Result<()> {
-        if self.last.replace(step).is_some_and(|last| last != step) {
-            writeln!(out)?;
+    fn title(&self, id: StepId) -> String {
+        format!("#{} {}\n", id.0, self.steps.get(&id).map_or("", |step| &step.name))
+    }
+
+    /// The step's last lines, and with them its turn.
+    fn end(&mut self, id: StepId, end: &str, now: Duration, out: &mut Vec<u8>) {
+        let mut lines = self.flush(id, now);
+        lines.extend_from_slice(end.as_bytes());
+        self.step(id).is_over = true;
+        self.lines(id, &lines, now, out);
+        if self.turn == Some(id) {
+            self.close(now, out);
+            self.next_turn(now, out);
         }
-        Ok(())
     }
 
-    fn output(&mut self, id: StepId, stream: OutputStream, bytes: &[u8], out: &mut impl Write) -> std::io::Result<()> {
-        let Some(step) = self.steps.get_mut(&id) else { return Ok(()) };
-        let elapsed = step.started.elapsed();
+    /// Writes lines of a step, or lets them wait for its turn.
+    fn lines(&mut self, id: StepId, lines: &[u8], now: Duration, out: &mut Vec<u8>) {
+        if lines.is_empty() {
+            return;
+        }
+        if self.ci.is_none() {
+            if self.last.replace(id).is_some_and(|last| last != id) {
+                out.push(b'\n');
+            }
+            out.extend_from_slice(lines);
+            return;
+        }
+        if self.turn == Some(id) {
+            out.extend_from_slice(lines);
+            return;
+        }
+        let step = self.step(id);
+        step.waiting.extend_from_slice(lines);
+        let is_much = step.waiting.len() > WAITING_BYTES;
+        if !self.queue.contains(&id) {
+            self.queue.push_back(id);
+        }
+        match self.turn {
+            None => self.next_turn(now, out),
+            Some(turn) if is_much => {
+                self.close(now, out);
+                self.open(id, now, out);
+                self.close(now, out);
+                self.open(turn, now, out);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Whole sections of the steps that are over, until one that runs has the turn.
+    fn next_turn(&mut self, now: Duration, out: &mut Vec<u8>) {
+        while self.turn.is_none()
+            && let Some(id) = self.queue.pop_front()
+        {
+            self.open(id, now, out);
+            if self.steps.get(&id).is_some_and(|step| step.is_over) {
+                self.close(now, out);
+            }
+        }
+    }
+
+    fn open(&mut self, id: StepId, now: Duration, out: &mut Vec<u8>) {
+        let (ci, time) = (self.ci.unwrap_or(Ci::Other), self.epoch + now.as_secs() as i64);
+        self.queue.retain(|waiting| *waiting != id);
+        let step = self.step(id);
+        sections::open(ci, &format!("step_{}", id.0), &format!("#{} {}", id.0, step.name), time, out);
+        out.append(&mut step.waiting);
+        self.turn = Some(id);
+    }
+
+    fn close(&mut self, now: Duration, out: &mut Vec<u8>) {
+        let Some(id) = self.turn.take() else { return };
+        sections::close(self.ci.unwrap_or(Ci::Other), &format!("step_{}", id.0), self.epoch + now.as_secs() as i64, out);
+    }
+
+    fn finish(&mut self, now: Duration, out: &mut Vec<u8>) {
+        self.close(now, out);
+        self.steps.values_mut().for_each(|step| step.is_over = true);
+        self.next_turn(now, out);
+    }
+
+    /// The whole lines that a piece of output completes, each with its prefix.
+    fn output(&mut self, id: StepId, stream: OutputStream, bytes: &[u8], now: Duration) -> Vec<u8> {
+        let (ci, is_terminal) = (self.ci, self.is_terminal);
+        let step = self.step(id);
+        let prefix = prefix(id, now.saturating_sub(step.started));
         let partial = &mut step.partial[stream as usize];
         partial.extend_from_slice(bytes);
-        let Some(end) = partial.iter().rposition(|byte| *byte == b'\n') else { return Ok(()) };
-        let rest = partial.split_off(end + 1);
+        let end = match partial.iter().rposition(|byte| *byte == b'\n') {
+            Some(end) => end + 1,
+            None if partial.len() > PARTIAL_BYTES => partial.len(),
+            None => return Vec::new(),
+        };
+        let rest = partial.split_off(end);
         let whole = std::mem::replace(partial, rest);
-        self.separate(id, out)?;
-        for line in whole[..end].split(|byte| *byte == b'\n') {
-            print_line(id, elapsed, line, out)?;
+        let mut out = Vec::with_capacity(whole.len() + whole.len() / 2);
+        for line in whole.strip_suffix(b"\n").unwrap_or(&whole).split(|byte| *byte == b'\n') {
+            put_line(line, &prefix, ci, is_terminal, &mut out);
         }
-        Ok(())
+        out
     }
 
-    fn flush(&mut self, id: StepId, out: &mut impl Write) -> std::io::Result<()> {
-        let Some(step) = self.steps.get_mut(&id) else { return Ok(()) };
-        let elapsed = step.started.elapsed();
-        let rest: Vec<Vec<u8>> = step.partial.iter_mut().map(std::mem::take).filter(|partial| !partial.is_empty()).collect();
-        for line in rest {
-            self.separate(id, out)?;
-            print_line(id, elapsed, &line, out)?;
+    /// Lines that never ended.
+    fn flush(&mut self, id: StepId, now: Duration) -> Vec<u8> {
+        let (ci, is_terminal) = (self.ci, self.is_terminal);
+        let step = self.step(id);
+        let prefix = prefix(id, now.saturating_sub(step.started));
+        let mut out = Vec::new();
+        for partial in step.partial.iter_mut().map(std::mem::take).filter(|partial| !partial.is_empty()) {
+            put_line(&partial, &prefix, ci, is_terminal, &mut out);
         }
-        Ok(())
+        out
     }
 
-    /// A line at the end, and one every few seconds while it lasts.
-    fn moved(&mut self, id: StepId, what: &str, done: u64, total: Option<u64>, out: &mut impl Write) -> std::io::Result<()> {
-        let Some(step) = self.steps.get_mut(&id) else { return Ok(()) };
+    /// A line at the end with the rate, and one every few seconds while it lasts.
+    fn moved(&mut self, id: StepId, what: &str, done: u64, total: Option<u64>, now: Duration) -> String {
+        let step = self.step(id);
+        let first = *step.moved_first.entry(what.to_owned()).or_insert(now);
         let is_done = total == Some(done);
-        let is_due = step.moved_shown.is_none_or(|shown| shown.elapsed() > Duration::from_secs(5));
-        if !is_done && !is_due {
-            return Ok(());
+        let is_due = step.moved_at.is_none_or(|shown| now.saturating_sub(shown) >= MOVED_EVERY);
+        if !is_done && (!is_due || done == 0) {
+            return String::new();
         }
-        step.moved_shown = Some(Instant::now());
-        let elapsed = step.started.elapsed();
-        self.separate(id, out)?;
-        let total = total.map(|total| format!(" / {}", size(total))).unwrap_or_default();
-        writeln!(out, "#{} {what} {}{total} {}{}", id.0, size(done), seconds(elapsed), if is_done { " done" } else { "" })
+        step.moved_at = Some(now);
+        let time = now.saturating_sub(first);
+        let rate = if time.as_millis() > 0 { (done as f64 / time.as_secs_f64()) as u64 } else { done };
+        if is_done {
+            return format!("#{} {what} {} in {}, {}/s\n", id.0, text::size(done), text::seconds(time), text::size(rate));
+        }
+        let total = total.map(|total| format!(" / {}", text::size(total))).unwrap_or_default();
+        format!("#{} {what} {}{total} {} {}/s\n", id.0, text::size(done), text::seconds(time), text::size(rate))
     }
 }
 
-fn print_line(id: StepId, elapsed: Duration, line: &[u8], out: &mut impl Write) -> std::io::Result<()> {
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    write!(out, "#{} {:.3} ", id.0, elapsed.as_secs_f64())?;
-    out.write_all(line)?;
-    out.write_all(b"\n")
+fn prefix(id: StepId, elapsed: Duration) -> Vec<u8> {
+    format!("#{} {:.3} ", id.0, elapsed.as_secs_f64()).into_bytes()
 }
 
-fn seconds(duration: Duration) -> String {
-    format!("{:.1}s", duration.as_secs_f64())
-}
-
-/// `12.3MB`, in powers of ten as docker shows it.
-pub fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    for unit in ["B", "kB", "MB", "GB"] {
-        if value < 1000.0 {
-            return if unit == "B" { format!("{bytes}B") } else { format!("{value:.2}{unit}") };
-        }
-        value /= 1000.0;
+fn put_line(line: &[u8], prefix: &[u8], ci: Option<Ci>, is_terminal: bool, out: &mut Vec<u8>) {
+    out.extend_from_slice(prefix);
+    match (is_terminal, ci) {
+        (true, None) => out.extend_from_slice(text::harmless(line).as_bytes()),
+        (_, Some(ci)) => out.extend(sections::defuse(ci, line.strip_suffix(b"\r").unwrap_or(line).to_vec())),
+        (false, None) => out.extend_from_slice(line.strip_suffix(b"\r").unwrap_or(line)),
     }
-    format!("{value:.2}TB")
+    out.push(b'\n');
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn printed(events: Vec<Event<'_>>) -> String {
-        let mut state = State::default();
+    /// What is printed of events, each a second after the one before.
+    fn printed(ci: Option<Ci>, is_terminal: bool, events: &[Event<'_>]) -> String {
+        let mut state = State { ci, is_terminal, ..State::default() };
         let mut out = Vec::new();
-        for event in events {
-            state.print(event, &mut out).unwrap();
+        for (index, event) in events.iter().enumerate() {
+            state.print(event, Duration::from_secs(index as u64), &mut out);
         }
+        state.finish(Duration::from_secs(99), &mut out);
         String::from_utf8(out).unwrap()
+    }
+
+    fn declared(step: usize, name: &str) -> Event<'_> {
+        Event::Declared { step: StepId(step), name, inputs: &[] }
+    }
+
+    fn started(step: usize) -> Event<'static> {
+        Event::Started { step: StepId(step) }
+    }
+
+    fn output(step: usize, bytes: &[u8]) -> Event<'_> {
+        Event::Output { step: StepId(step), stream: OutputStream::Stdout, bytes }
+    }
+
+    fn finished(step: usize) -> Event<'static> {
+        Event::Finished { step: StepId(step), duration: Duration::from_millis(1240) }
     }
 
     #[test]
     fn lines_are_whole_and_carry_their_step() {
-        let step = StepId(1);
-        let output = |bytes| Event::Output { step, stream: OutputStream::Stdout, bytes };
-        let text = printed(vec![
-            Event::Declared { step, name: "[1/1] RUN x", inputs: &[] },
-            Event::Started { step },
-            output(b"ab"),
-            output(b"c\nde"),
-            Event::Finished { step, duration: Duration::from_millis(1250) },
-        ]);
-        let without_times: Vec<String> = text.lines().map(|line| line.replace("0.000 ", "")).collect();
-        assert_eq!(without_times, ["#1 [1/1] RUN x", "#1 abc", "#1 de", "#1 DONE 1.2s"]);
+        let text = printed(None, false, &[declared(1, "[1/1] RUN x"), started(1), output(1, b"ab"), output(1, b"c\nde"), finished(1)]);
+        assert_eq!(text, "#1 [1/1] RUN x\n#1 2.000 abc\n#1 3.000 de\n#1 DONE 1.2s\n");
     }
 
     #[test]
-    fn cached_steps_say_so() {
-        let text = printed(vec![Event::Declared { step: StepId(2), name: "n", inputs: &[] }, Event::Cached { step: StepId(2) }]);
-        assert_eq!(text, "#2 n\n#2 CACHED\n");
+    fn an_empty_line_stands_between_steps() {
+        let text = printed(
+            None,
+            false,
+            &[declared(1, "a"), declared(2, "b"), started(1), started(2), output(1, b"x\n"), Event::Cached { step: StepId(3) }],
+        );
+        assert_eq!(text, "#1 a\n\n#2 b\n\n#1 2.000 x\n\n#3 \n#3 CACHED\n");
     }
 
     #[test]
-    fn sizes_are_decimal() {
-        assert_eq!([size(0), size(999), size(1500), size(2_000_000)], ["0B", "999B", "1.50kB", "2.00MB"]);
+    fn moved_bytes_have_their_rate() {
+        let moved = |done| Event::Moved { step: StepId(1), what: "pull x", done_bytes: done, total_bytes: Some(6_000_000) };
+        let text = printed(None, false, &[declared(1, "a"), moved(0), moved(1_000_000), moved(2_000_000), moved(6_000_000)]);
+        assert_eq!(text, "#1 pull x 1.00MB / 6.00MB 1.0s 1.00MB/s\n#1 pull x 6.00MB in 3.0s, 2.00MB/s\n");
+    }
+
+    #[test]
+    fn sections_never_interleave() {
+        let events = [
+            declared(1, "a"),
+            declared(2, "b"),
+            started(1),
+            started(2),
+            output(1, b"1\n"),
+            output(2, b"2\n"),
+            output(1, b"::x\n"),
+            finished(1),
+            finished(2),
+        ];
+        let text = printed(Some(Ci::GitHub), false, &events);
+        let expected =
+            "::group::#1 a\n#1 2.000 1\n#1 4.000 ::x\n#1 DONE 1.2s\n::endgroup::\n::group::#2 b\n#2 2.000 2\n#2 DONE 1.2s\n::endgroup::\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn much_output_does_not_wait_in_memory() {
+        let flood = vec![b'\n'; 400_000];
+        let text = printed(
+            Some(Ci::GitHub),
+            false,
+            &[declared(1, "a"), declared(2, "b"), output(1, b"1\n"), output(2, &flood), output(1, b"2\n")],
+        );
+        let groups: Vec<&str> = text.lines().filter(|line| line.starts_with("::")).collect();
+        assert_eq!(groups, ["::group::#1 a", "::endgroup::", "::group::#2 b", "::endgroup::", "::group::#1 a", "::endgroup::"]);
+    }
+
+    #[test]
+    fn a_terminal_gets_no_escapes_of_foreign_output_and_a_file_gets_it_as_it_is() {
+        let events = [declared(1, "a"), output(1, b"\x1b[2Jx\n")];
+        assert_eq!(printed(None, true, &events), "#1 1.000 x\n");
+        assert_eq!(printed(None, false, &events), "#1 1.000 \u{1b}[2Jx\n");
     }
 }

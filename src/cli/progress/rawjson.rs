@@ -1,5 +1,5 @@
 //! One JSON object a line on standard error, for machines. `rbuild help progress` documents the fields:
-//! `event` (declared, started, cached, output, moved, note, finished, failed), `step`, and what belongs to the event.
+//! `event` (declared, started, cached, output, moved, note, finished, failed, built), `step`, and what belongs to the event.
 
 use std::io::Write;
 
@@ -8,7 +8,6 @@ use serde_json::json;
 use crate::build::{Event, OutputStream, Progress};
 
 /// Writes JSON lines.
-#[derive(Default)]
 pub struct RawJson;
 
 impl Progress for RawJson {
@@ -36,4 +35,13 @@ fn line(event: &Event<'_>, time: &str) -> serde_json::Value {
             json!({"time": time, "event": "failed", "step": step, "error": error, "seconds": duration.as_secs_f64()})
         }
     }
+}
+
+/// The last line of a build that went well.
+pub fn summary(built: &super::Built) -> std::io::Result<()> {
+    let time = jiff::Timestamp::now().to_string();
+    let line = json!({
+        "time": time, "event": "built", "digest": built.digest, "names": built.names, "size_bytes": built.size_bytes, "layers": built.layers,
+    });
+    writeln!(std::io::stderr().lock(), "{line}")
 }
