@@ -74,10 +74,13 @@ impl Screen {
                 let line = format!("{} {}", self.mark("32", "✓"), self.step(*step).name);
                 self.over.push(with_end(&line, &format!("{moved}{}", text::elapsed(*duration))));
             }
-            Event::Failed { step, duration, .. } => {
+            Event::Failed { step, error, duration } => {
                 self.step(*step).end();
-                let line = format!("{} {}", self.mark("31", "✗"), self.step(*step).name);
-                self.over.push(with_end(&line, &text::elapsed(*duration)));
+                let is_stopped = *error == "cancelled";
+                let mark = if is_stopped { self.dim("–") } else { self.mark("31", "✗") };
+                let line = format!("{mark} {}", self.step(*step).name);
+                let stopped = if is_stopped { self.dim("stopped  ") } else { String::new() };
+                self.over.push(with_end(&line, &format!("{stopped}{}", text::elapsed(*duration))));
             }
         }
     }

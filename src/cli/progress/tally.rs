@@ -23,6 +23,7 @@ const SLOW: Duration = Duration::from_millis(100);
 pub struct Tally {
     began: Instant,
     steps: BTreeMap<StepId, Step>,
+    first_failed: Option<StepId>,
     warnings: Vec<String>,
 }
 
@@ -73,7 +74,7 @@ pub struct Built {
 
 impl Default for Tally {
     fn default() -> Self {
-        Self { began: Instant::now(), steps: BTreeMap::new(), warnings: Vec::new() }
+        Self { began: Instant::now(), steps: BTreeMap::new(), first_failed: None, warnings: Vec::new() }
     }
 }
 
@@ -87,7 +88,10 @@ impl Tally {
             }
             Event::Cached { step } => self.step(*step).end = Some(End::Cached),
             Event::Finished { step, duration } => self.end(*step, End::Done(*duration)),
-            Event::Failed { step, duration, .. } => self.step(*step).end = Some(End::Failed(*duration)),
+            Event::Failed { step, duration, .. } => {
+                self.step(*step).end = Some(End::Failed(*duration));
+                self.first_failed.get_or_insert(*step);
+            }
             Event::Output { step, bytes, .. } => self.step(*step).keep(bytes),
             Event::Note { text, .. } => {
                 if text.starts_with("warning: ") && !self.warnings.iter().any(|known| known == text) {
@@ -129,13 +133,11 @@ impl Tally {
         list.iter().take(3).map(|(duration, name)| format!("{:>6}  {}", text::elapsed(*duration), text::cut(name, 70))).collect()
     }
 
-    /// The step that failed first of its kind: the one with output, else any.
+    /// The step that failed first; those that it stopped have nothing to tell.
     pub fn failed(&self) -> Option<FailedStep> {
-        let failed = self.steps.iter().filter_map(|(id, step)| match step.end {
-            Some(End::Failed(duration)) => Some((*id, step, duration)),
-            _ => None,
-        });
-        let (id, step, duration) = failed.max_by_key(|(id, step, _)| (!step.tail.is_empty(), std::cmp::Reverse(*id)))?;
+        let id = self.first_failed?;
+        let step = self.steps.get(&id)?;
+        let Some(End::Failed(duration)) = step.end else { return None };
         let text = step.tail.strip_suffix(b"\n").unwrap_or(&step.tail);
         let all: Vec<&[u8]> = if text.is_empty() { Vec::new() } else { text.split(|byte| *byte == b'\n').collect() };
         let last_lines = all[all.len().saturating_sub(REPEATED_LINES)..].iter().map(|line| line.to_vec()).collect();
