@@ -37,8 +37,11 @@ pub struct Layer {
     /// The layers that it was made on; none for a layer of COPY --link.
     below: Stack,
     directory: OnceCell<Result<PathBuf, BuildError>>,
-    blob: OnceCell<Result<crate::oci::Layer, BuildError>>,
+    /// One cell for each way it is written.
+    blobs: Mutex<Vec<(LayerPolicy, BlobCell)>>,
 }
+
+type BlobCell = Arc<OnceCell<Result<crate::oci::Layer, BuildError>>>;
 
 enum Origin {
     Base { layer: crate::oci::Layer, source: BlobSource, step: StepId },
@@ -71,7 +74,7 @@ impl Layer {
             let id = ChainId::on(chain.as_ref(), &layer.diff_id);
             let snapshot = SnapshotId::of_chain("base", &id);
             let origin = Origin::Base { layer: layer.clone(), source: source.clone(), step };
-            stack.push(Arc::new(Self { snapshot, origin, below: stack.clone(), directory: OnceCell::new(), blob: OnceCell::new() }));
+            stack.push(Arc::new(Self { snapshot, origin, below: stack.clone(), directory: OnceCell::new(), blobs: Mutex::default() }));
             chain = Some(id);
         }
         stack
@@ -80,7 +83,7 @@ impl Layer {
     /// The layer that a step made, now or in an earlier build.
     pub fn of_step(snapshot: SnapshotId, below: Stack, created: jiff::Timestamp, known: Vec<PolicyBlob>) -> Self {
         let origin = Origin::Step { known: Mutex::new(known), created };
-        Self { snapshot, origin, below, directory: OnceCell::new(), blob: OnceCell::new() }
+        Self { snapshot, origin, below, directory: OnceCell::new(), blobs: Mutex::default() }
     }
 
     /// When its step ended; None for a layer of a base image.
@@ -107,6 +110,14 @@ impl Layer {
         }
     }
 
+    /// The image in a registry that a base layer came with.
+    pub fn came_with(&self) -> Option<&Reference> {
+        match &self.origin {
+            Origin::Base { source: BlobSource::Registry(reference), .. } => Some(reference),
+            _ => None,
+        }
+    }
+
     /// Its files, in overlay form.
     pub async fn directory(self: &Arc<Self>, services: &Services, progress: &Arc<dyn Progress>) -> Result<PathBuf, BuildError> {
         let made = self.directory.get_or_init(|| async {
@@ -125,7 +136,8 @@ impl Layer {
         services: &Services,
         progress: &Arc<dyn Progress>,
     ) -> Result<crate::oci::Layer, BuildError> {
-        let made = self.blob.get_or_init(|| async {
+        let cell = self.blob_cell(policy);
+        let made = cell.get_or_init(|| async {
             match &self.origin {
                 Origin::Base { layer, source, step } => {
                     fetch(&layer.descriptor, source, *step, services, progress).await?;
@@ -135,6 +147,17 @@ impl Layer {
             }
         });
         made.await.clone()
+    }
+
+    fn blob_cell(&self, policy: LayerPolicy) -> BlobCell {
+        // A base layer is never rewritten: however it is asked for, it is the same blob.
+        let key = if self.base_layer().is_some() { LayerPolicy::default() } else { policy };
+        let mut cells = self.blobs.lock().expect("no holder panics");
+        if let Some((_, cell)) = cells.iter().find(|(known, _)| *known == key) {
+            return cell.clone();
+        }
+        cells.push((key, BlobCell::default()));
+        cells[cells.len() - 1].1.clone()
     }
 
     async fn unpack(self: &Arc<Self>, services: &Services, progress: &Arc<dyn Progress>) -> Result<PathBuf, BuildError> {

@@ -12,6 +12,7 @@ mod inputs;
 mod key;
 mod layer;
 mod progress;
+mod recompress;
 mod request;
 mod run;
 mod sources;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 
 pub use error::{BuildError, Kind, chain};
 pub use key::{CommonFacts, Facts, ResultId, facts};
-pub use layer::Layer;
+pub use layer::{Layer, short};
 pub use progress::{Event, OutputStream, Progress, Silent, StepId};
 pub use request::{ContextSource, LayerPolicy, Outcome, PlatformOutcome, PullPolicy, Request, Services};
 pub use sources::{SourceOptions, Sources, downloads_directory, repositories_directory};

@@ -25,6 +25,12 @@ pub enum Verb {
     Run(RunArgs),
     /// List the images of the store
     Images(ImagesArgs),
+    /// Push an image of the store to its registry
+    Push(super::push::PushArgs),
+    /// Log in to a registry
+    Login(super::login::LoginArgs),
+    /// Forget the login at a registry
+    Logout(super::login::LogoutArgs),
 }
 
 /// `rbuild build`.
@@ -39,6 +45,9 @@ pub struct BuildArgs {
     /// Name of the image; repeatable
     #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
     pub tags: Vec<String>,
+    /// Give the image a tag made of its digest too, beside each --tag
+    #[arg(long)]
+    pub tag_digest: bool,
     /// Stage to build [default: the last]
     #[arg(long, value_name = "STAGE")]
     pub target: Option<String>,

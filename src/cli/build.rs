@@ -3,8 +3,9 @@
 use std::{io::Write, process::ExitCode, sync::Arc};
 
 use crate::{
-    build::{self, BuildError, Outcome, Progress, Request, chain},
+    build::{self, BuildError, Outcome, Request, chain},
     cli::{
+        annotations::Annotation,
         args::{BuildArgs, Cli, ImagesArgs},
         contexts, environment,
         failure::Failure,
@@ -13,37 +14,67 @@ use crate::{
         request, services, write,
     },
     oci::{Digest, Reference},
+    registry::Client,
 };
 
 /// Builds and writes the outputs.
 pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
-    let outputs = outputs(args)?;
-    let tags = tags(args)?;
-    let (mode, reporter) = reporter(args)?;
-    let progress: Arc<dyn Progress> = reporter.clone();
+    let wanted = wanted(args)?;
     // What can be known to be wrong is said before anything is entered or made.
-    let mut request = request::request(args, &outputs)?;
+    wanted.check()?;
+    let (mode, reporter) = reporter(args)?;
+    let mut request = request::request(args, wanted.first_form()?.policy)?;
     let entered = services::enter()?;
     let services = services::services(cli, &entered, environment::source_options(args.offline, &request.ssh, contexts::is_by_ssh(args)))?;
     let runtime = services::runtime()?;
-    let policy = request.layers;
+    let steps = write::Steps::new(reporter.clone());
     let result = services::drive(runtime, &services, async {
         // Fetched trees stay until everything is written.
         let _fetched = contexts::fetch(args, &request::remote_contexts(args), &mut request, &services).await?;
         let shown = request.clone();
-        let outcome = build::build(request, services.clone(), progress.clone()).await.map_err(|error| failure(&shown, &error))?;
-        let digest = write::write(&outcome, &tags, &outputs, policy, &services, &progress).await?;
-        Ok((built(&outcome, &digest, &tags), digest))
+        let outcome = build::build(request, services.clone(), steps.clone()).await.map_err(|error| failure(&shown, &error))?;
+        let written = write::write(&outcome, &wanted, &services, &|output| push_client(output, &services), &steps).await?;
+        Ok((built(&outcome, &written.image_id, &written.names), written))
     });
-    let (built, digest) = result.inspect_err(|_: &Failure| reporter.failed())?;
+    let (built, written) = result.inspect_err(|_: &Failure| reporter.failed())?;
     if let Some(path) = &args.iidfile {
-        std::fs::write(path, digest.as_str()).map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))?;
+        let text = written.image_id.as_str();
+        std::fs::write(path, text).map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))?;
+    }
+    if let Some(path) = &args.metadata_file {
+        written.write_metadata(path)?;
     }
     reporter.succeeded(&built);
     if mode == Mode::Quiet {
-        let _ = writeln!(std::io::stdout(), "{digest}");
+        let _ = writeln!(std::io::stdout(), "{}", written.image_id);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn wanted(args: &BuildArgs) -> Result<write::Wanted, Failure> {
+    let outputs = outputs(args)?;
+    let is_files = |output: &OutputSpec| matches!(output.kind, OutputKind::Local | OutputKind::Tar);
+    if args.iidfile.is_some() && outputs.iter().any(is_files) {
+        return Err(Failure::usage("--iidfile names an image, and --output writes files").with_hint("leave one of them out"));
+    }
+    let annotations = args.annotations.iter().map(|text| Annotation::parse_flag(text)).collect::<Result<Vec<_>, _>>()?;
+    Ok(write::Wanted {
+        tags: tags(args)?,
+        outputs,
+        annotations: annotations.into_iter().flatten().collect(),
+        build_args: request::build_args(args)?,
+        tag_digest: args.tag_digest,
+    })
+}
+
+/// The client of an output: one of its own if it is to be less strict.
+fn push_client(output: &OutputSpec, services: &build::Services) -> Result<Client, Failure> {
+    if !output.flag("registry.insecure", false)? {
+        return Ok(services.client.clone());
+    }
+    let names = output.attributes.get("name").map(String::as_str).unwrap_or_default().split(',');
+    let hosts = names.filter_map(|name| Some(name.parse::<Reference>().ok()?.registry().to_owned()));
+    services::client(&hosts.collect::<Vec<_>>())
 }
 
 /// `rbuild images`.

@@ -37,6 +37,14 @@ pub fn store_root(given: Option<&PathBuf>) -> Result<PathBuf, Failure> {
     Ok(data.join("rbuild"))
 }
 
+/// Where logins are kept: what the variables of the containers tools and docker name, else docker's own file.
+pub fn login_file() -> Result<PathBuf, Failure> {
+    let named = variable("REGISTRY_AUTH_FILE").or_else(|| variable("DOCKER_CONFIG").map(|folder| folder.join("config.json")));
+    named
+        .or_else(|| variable("HOME").map(|home| home.join(".docker/config.json")))
+        .ok_or_else(|| Failure::new("where are logins kept? HOME is not set").with_hint("name a folder with DOCKER_CONFIG"))
+}
+
 /// Where registries are configured, in the order of the containers tools and docker.
 pub fn registry_paths() -> ConfigPaths {
     let home = variable("HOME");

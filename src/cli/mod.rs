@@ -1,12 +1,15 @@
 //! Arguments, printers, exit codes; the only room that prints, reads the environment or knows HOME.
 
+mod annotations;
 mod args;
 mod build;
 mod contexts;
 mod environment;
 mod failure;
+mod login;
 mod outputs;
 mod progress;
+mod push;
 mod request;
 mod run;
 mod services;
@@ -42,5 +45,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Build(args) => build::build(&cli, args),
         Verb::Run(args) => run::run(&cli, args),
         Verb::Images(args) => build::images(&cli, args),
+        Verb::Push(args) => push::push(&cli, args),
+        Verb::Login(args) => login::login(args),
+        Verb::Logout(args) => login::logout(args),
     }
 }

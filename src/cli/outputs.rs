@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use crate::cli::failure::Failure;
+use crate::{
+    cli::{annotations::Annotation, failure::Failure},
+    dockerfile::nearest,
+};
 
 /// One `--output`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +16,8 @@ pub struct OutputSpec {
     pub dest: Option<PathBuf>,
     /// All other keys, lower-case.
     pub attributes: BTreeMap<String, String>,
+    /// `annotation.KEY` and its kin.
+    pub annotations: Vec<Annotation>,
 }
 
 /// Kinds of output.
@@ -28,6 +33,34 @@ pub enum OutputKind {
     CacheOnly,
 }
 
+/// Keys of every output that is an image.
+const IMAGE_KEYS: [&str; 21] = [
+    "name",
+    "push",
+    "push-by-digest",
+    "registry.insecure",
+    "unpack",
+    "dangling-name-prefix",
+    "danging-name-empty-only",
+    "name-canonical",
+    "store",
+    "oci-mediatypes",
+    "oci-artifact",
+    "attestation-inline",
+    "prefer-nondist-layers",
+    "source-date-epoch",
+    "compression",
+    "force-compression",
+    "compression-level",
+    "rewrite-timestamp",
+    "compatibility-version",
+    "tar",
+    "context",
+];
+
+/// Keys of every output that is files.
+const FILES_KEYS: [&str; 4] = ["platform-split", "mode", "attestation-prefix", "source-date-epoch"];
+
 const KINDS: [(&str, OutputKind); 7] = [
     ("oci", OutputKind::Oci),
     ("docker", OutputKind::Docker),
@@ -41,7 +74,7 @@ const KINDS: [(&str, OutputKind); 7] = [
 impl OutputSpec {
     /// A kind with nothing more said.
     pub fn of(kind: OutputKind) -> Self {
-        Self { kind, dest: None, attributes: BTreeMap::new() }
+        Self { kind, dest: None, attributes: BTreeMap::new(), annotations: Vec::new() }
     }
 
     /// Reads one value of `--output`.
@@ -59,9 +92,14 @@ impl OutputSpec {
         let mut kind = None;
         let mut dest = None;
         let mut attributes = BTreeMap::new();
+        let mut annotations = Vec::new();
         for field in fields(text) {
             let (key, value) =
                 field.split_once('=').ok_or_else(|| Failure::usage(format!("--output {text}: `{field}` must be key=value")))?;
+            if let Some(annotation) = Annotation::parse_key(key, value)? {
+                annotations.push(annotation);
+                continue;
+            }
             match key.to_ascii_lowercase().as_str() {
                 "type" => kind = Some(kind_of(value, text)?),
                 "dest" if value == "-" => dest = None,
@@ -74,7 +112,40 @@ impl OutputSpec {
         if kind == OutputKind::Local && dest.is_none() {
             return Err(Failure::usage(format!("--output {text}: dest is required for type=local")));
         }
-        Ok(Self { kind, dest, attributes })
+        let spec = Self { kind, dest, attributes, annotations };
+        spec.check_keys(text)?;
+        Ok(spec)
+    }
+
+    /// Whether it is an image, not files.
+    pub fn is_image(&self) -> bool {
+        matches!(self.kind, OutputKind::Oci | OutputKind::Docker | OutputKind::Image | OutputKind::Registry)
+    }
+
+    /// Whether it goes to a registry.
+    pub fn is_pushed(&self) -> Result<bool, Failure> {
+        let by_default = self.kind == OutputKind::Registry;
+        Ok(matches!(self.kind, OutputKind::Image | OutputKind::Registry) && self.flag("push", by_default)?)
+    }
+
+    fn check_keys(&self, text: &str) -> Result<(), Failure> {
+        let known: &[&str] = match self.kind {
+            OutputKind::Local | OutputKind::Tar => &FILES_KEYS,
+            OutputKind::CacheOnly => &[],
+            _ => &IMAGE_KEYS,
+        };
+        for key in self.attributes.keys().filter(|key| !known.contains(&key.as_str())) {
+            let failure = Failure::usage(format!("--output {text}: unknown key `{key}`"));
+            let mine = known.iter().copied().chain(["type", "dest"]);
+            return Err(match nearest(key, mine) {
+                Some(near) => failure.with_hint(format!("did you mean `{near}`?")),
+                None => failure.with_hint(format!("known are type, dest, {}", known.join(", "))),
+            });
+        }
+        if !self.is_image() && !self.annotations.is_empty() {
+            return Err(Failure::usage(format!("--output {text}: files have no annotations")));
+        }
+        Ok(())
     }
 
     /// A boolean key; `default` when it is absent.
@@ -125,5 +196,10 @@ mod tests {
         assert!(parse("type=zip,dest=x").unwrap_err().contains("unknown type `zip`"));
         assert!(parse("dest=x").unwrap_err().contains("type is required"));
         assert!(parse("type=local").unwrap_err().contains("dest is required"));
+        let near = OutputSpec::parse("type=oci,dest=x,compresion=zstd").unwrap_err();
+        assert!(near.message.ends_with("unknown key `compresion`"), "{near:?}");
+        assert_eq!(near.hints, ["did you mean `compression`?"]);
+        assert!(parse("type=tar,dest=x,compression=gzip").unwrap_err().contains("unknown key"));
+        assert_eq!(OutputSpec::parse("type=image,annotation.Foo.Bar=v").unwrap().annotations[0].key, "Foo.Bar");
     }
 }

@@ -8,18 +8,17 @@ use std::{
 
 use crate::{
     build::{CommonFacts, ContextSource, LayerPolicy, PullPolicy, Request},
-    cli::{args::BuildArgs, contexts, failure::Failure, outputs::OutputSpec},
+    cli::{args::BuildArgs, contexts, failure::Failure},
     context::LocalContext,
     oci::{Platform, Reference},
     plan::{ContextKind, NetworkMode, Options, RunDefaults, Ulimit},
-    snapshot::Compression,
 };
 
 /// Secrets larger than this are refused (BuildKit's limit).
 const SECRET_LIMIT_BYTES: u64 = 500 << 10;
 
-/// The request that the arguments make.
-pub fn request(args: &BuildArgs, outputs: &[OutputSpec]) -> Result<Request, Failure> {
+/// The request that the arguments make. `layers` is how most outputs want layers written.
+pub fn request(args: &BuildArgs, layers: LayerPolicy) -> Result<Request, Failure> {
     let build_args = build_args(args)?;
     let (context, dockerfile) = contexts::read_local(args)?;
     let named_contexts = named_contexts(args)?;
@@ -39,7 +38,7 @@ pub fn request(args: &BuildArgs, outputs: &[OutputSpec]) -> Result<Request, Fail
         run_defaults,
         common_facts: CommonFacts { hostname, resources },
         pull: pull_policy(args)?,
-        layers: layer_policy(outputs, &build_args)?,
+        layers,
     })
 }
 
@@ -53,7 +52,7 @@ fn pull_policy(args: &BuildArgs) -> Result<PullPolicy, Failure> {
 }
 
 /// Values from the command line and, for names alone, from the environment; SOURCE_DATE_EPOCH is passed on as buildx does.
-fn build_args(args: &BuildArgs) -> Result<BTreeMap<String, String>, Failure> {
+pub fn build_args(args: &BuildArgs) -> Result<BTreeMap<String, String>, Failure> {
     let mut map = BTreeMap::new();
     if let Ok(epoch) = std::env::var("SOURCE_DATE_EPOCH") {
         map.insert("SOURCE_DATE_EPOCH".to_owned(), epoch);
@@ -312,34 +311,6 @@ fn ulimit(text: &str) -> Result<Ulimit, Failure> {
     let (soft, hard) = values.split_once(':').unwrap_or((values, values));
     let number = |text: &str| if text == "-1" { Ok(u64::MAX) } else { text.parse().map_err(|_| wrong()) };
     Ok(Ulimit { name: name.to_owned(), soft: number(soft)?, hard: number(hard)? })
-}
-
-/// How layers are written: as the first output that cares says.
-fn layer_policy(outputs: &[OutputSpec], build_args: &BTreeMap<String, String>) -> Result<LayerPolicy, Failure> {
-    let mut policy = LayerPolicy::default();
-    for output in outputs {
-        if output.flag("rewrite-timestamp", false)? {
-            let epoch = output.attributes.get("source-date-epoch").or_else(|| build_args.get("SOURCE_DATE_EPOCH"));
-            let epoch = epoch.filter(|text| !text.is_empty()).and_then(|text| text.parse().ok());
-            policy.clamp_to = Some(epoch.ok_or_else(|| {
-                Failure::usage("rewrite-timestamp=true needs SOURCE_DATE_EPOCH")
-                    .with_hint("set it in the environment or with --build-arg SOURCE_DATE_EPOCH=0")
-            })?);
-        }
-        let level = output.attributes.get("compression-level").map(|text| text.parse::<i32>());
-        let level = level.transpose().map_err(|_| Failure::usage("compression-level is no number"))?;
-        policy.compression = match output.attributes.get("compression").map(String::as_str) {
-            None => match level {
-                Some(level) => Compression::Gzip(level.clamp(0, 9) as u32),
-                None => policy.compression,
-            },
-            Some("gzip") => Compression::Gzip(level.unwrap_or(6).clamp(0, 9) as u32),
-            Some("zstd") => Compression::Zstd(level.unwrap_or(3).clamp(1, 22)),
-            Some("uncompressed") => Compression::None,
-            Some(other) => return Err(Failure::usage(format!("compression={other} is unknown")).with_hint("gzip, zstd or uncompressed")),
-        };
-    }
-    Ok(policy)
 }
 
 #[cfg(test)]

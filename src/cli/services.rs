@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use crate::{
     build::{Services, SourceOptions, Sources, chain},
     cli::{args::Cli, environment, failure::Failure},
-    registry::{self, Client, ClientOptions},
+    registry::{self, Client, ClientOptions, Configuration},
     sandbox::{self, Cancel, Entered, Rung},
     snapshot::{CompressPool, Ownership},
     store::Store,
@@ -23,8 +23,7 @@ pub fn enter() -> Result<Entered, Failure> {
 pub fn services(cli: &Cli, entered: &Entered, sources: SourceOptions) -> Result<Services, Failure> {
     let open_files = crate::sys::limits::raise_open_files();
     let store = open_store(cli)?;
-    let configuration = registry::configuration::load(&environment::registry_paths()).map_err(|error| Failure::new(chain(&error)))?;
-    let client = Client::new(configuration, ClientOptions::default());
+    let client = client(&[])?;
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
     let cancel = Cancel::new().map_err(|error| Failure::new(format!("cannot prepare for running steps: {error}")))?;
     Ok(Services {
@@ -37,6 +36,18 @@ pub fn services(cli: &Cli, entered: &Entered, sources: SourceOptions) -> Result<
         open_files,
         pool: Arc::new(CompressPool::new(threads)),
     })
+}
+
+/// What the user's files say about registries.
+pub fn configuration() -> Result<Configuration, Failure> {
+    registry::configuration::load(&environment::registry_paths()).map_err(|error| Failure::new(chain(&error)))
+}
+
+/// A registry client that takes plain http and unverified TLS from `insecure` hosts.
+pub fn client(insecure: &[String]) -> Result<Client, Failure> {
+    let mut configuration = configuration()?;
+    insecure.iter().for_each(|host| configuration.mark_insecure(host));
+    Ok(Client::new(configuration, ClientOptions::default()))
 }
 
 /// Opens the store, made if it is not there.

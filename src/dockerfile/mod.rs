@@ -42,4 +42,5 @@ pub use diagnostic::Diagnostic;
 pub use parse::{parse, parse_trigger};
 pub use position::{column_of, line_of};
 pub use print::print;
+pub use suggest::nearest;
 pub use tree::{Dockerfile, Span, Word};

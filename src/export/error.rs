@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use crate::{
     oci::{Digest, tar::ArchiveError},
-    snapshot,
+    registry, snapshot,
     store::StoreError,
 };
 
@@ -32,6 +32,10 @@ pub enum ExportError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    #[error("{0}")]
+    Obtain(String),
     #[error("cannot export the files of the image")]
     Snapshot(#[source] snapshot::Error),
 }

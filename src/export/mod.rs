@@ -10,6 +10,7 @@ mod directory;
 mod error;
 mod layout;
 mod manifest;
+mod push;
 mod rootfs;
 #[cfg(test)]
 mod testing;
@@ -21,4 +22,5 @@ pub use directory::write_oci_directory;
 pub use error::{ExportError, Result};
 pub use layout::LayoutOptions;
 pub use manifest::{ImageOptions, write_image, write_index, write_manifest};
-pub use rootfs::{RootfsTree, write_rootfs_directory, write_rootfs_tar};
+pub use push::{Obtain, PushEvent, Pusher};
+pub use rootfs::{RootfsTree, empty_directory, write_rootfs_directory, write_rootfs_tar};

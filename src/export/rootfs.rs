@@ -31,7 +31,10 @@ use crate::{
         tar::{Entry, EntryKind, Limits, TarReader, TarWriter, Timestamp},
     },
     snapshot::{TimestampPolicy, write_merged},
-    sys::{remove::remove_at, root::RootDir},
+    sys::{
+        remove::{remove_at, remove_tree},
+        root::RootDir,
+    },
 };
 
 /// The merged tree of one platform's image.
@@ -73,6 +76,19 @@ pub fn write_rootfs_directory(trees: &[RootfsTree], split: bool, path: &Path) ->
         tree.each_entry(split, |entry, content| writer.write(entry, content))?;
     }
     writer.finish()
+}
+
+/// Removes everything in a directory, whose own links are not followed; one that isn't there is empty.
+pub fn empty_directory(path: &Path) -> Result<()> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened.at("list", path)?,
+    };
+    for entry in entries {
+        let entry = entry.at("list", path)?;
+        remove_tree(&entry.path()).at("remove", entry.path())?;
+    }
+    Ok(())
 }
 
 impl RootfsTree {
@@ -276,6 +292,19 @@ mod tests {
         assert_eq!(fs::metadata(dest.join("d/closed")).unwrap().mode() & 0o777, 0o500);
         assert_eq!(fs::metadata(dest.join("d")).unwrap().mtime(), 1_000);
         assert_eq!(fs::read_to_string(dest.join("kept")).unwrap(), "kept");
+    }
+
+    #[test]
+    fn a_directory_is_emptied_and_links_are_not_followed() {
+        let top = tempfile::tempdir().unwrap();
+        let dest = top.path().join("dest");
+        fs::create_dir_all(dest.join("d/e")).unwrap();
+        fs::write(top.path().join("outside"), "kept").unwrap();
+        symlink("../outside", dest.join("link")).unwrap();
+        empty_directory(&dest).unwrap();
+        assert_eq!(fs::read_dir(&dest).unwrap().count(), 0);
+        assert_eq!(fs::read_to_string(top.path().join("outside")).unwrap(), "kept");
+        empty_directory(&top.path().join("missing")).unwrap();
     }
 
     #[test]

@@ -64,6 +64,31 @@ impl Client {
         Ok(Pushed::Uploaded)
     }
 
+    /// The blob in `reference`'s repository without its bytes: it is there, or a repository of `mount_from` gives it. None
+    /// when its bytes must be sent, so that who hasn't got them fetches them only then.
+    pub async fn claim_blob(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        mount_from: &[Reference],
+    ) -> Result<Option<Pushed>, Error> {
+        let _permit = self.inner.permits.acquire().await.expect("the semaphore is never closed");
+        let endpoint = self.push_endpoint(reference)?;
+        let target = Target { endpoint: &endpoint, access: Access::push(&endpoint), what: reference.familiar() };
+        if self.has_blob_at(&target, &descriptor.digest).await? {
+            return Ok(Some(Pushed::Existed));
+        }
+        // By host, not by name: what a base is called may be another name of the same registry.
+        let same_host = |from: &&Reference| self.push_endpoint(from).is_ok_and(|source| source.host == endpoint.host);
+        for from in mount_from.iter().filter(same_host).take(MOUNT_CANDIDATES) {
+            // A session that is opened instead of a mount is left to the registry, which forgets it.
+            if let Mount::Done(repository) = self.mount(&endpoint, &descriptor.digest, from).await {
+                return Ok(Some(Pushed::Mounted(repository)));
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether `reference`'s repository has the blob already.
     pub async fn has_blob(&self, reference: &Reference, digest: &Digest) -> Result<bool, Error> {
         let endpoint = self.push_endpoint(reference)?;

@@ -10,4 +10,5 @@ mod examples;
 mod faults;
 mod kills;
 mod outputs;
+mod push;
 mod support;

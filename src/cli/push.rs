@@ -1,0 +1,79 @@
+//! `rbuild push`: images of the store to their registries.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::{
+    build::chain,
+    cli::{
+        args::Cli,
+        failure::Failure,
+        progress::{Mode, Place, Reporter},
+        services, write,
+    },
+    oci::Reference,
+};
+
+/// `rbuild push`.
+#[derive(Debug, Args, Clone)]
+pub struct PushArgs {
+    /// Names of images of the store
+    #[arg(required = true, value_name = "NAME[:TAG]")]
+    pub names: Vec<String>,
+    /// Push it under this name instead of its own; repeatable
+    #[arg(long = "as", value_name = "NAME[:TAG]")]
+    pub other_names: Vec<String>,
+    /// Accept plain http and unverified TLS
+    #[arg(long)]
+    pub insecure: bool,
+    /// Give the image a tag made of its digest too
+    #[arg(long)]
+    pub tag_digest: bool,
+    /// Print only the digest
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Pushes each of the names.
+pub fn push(cli: &Cli, args: &PushArgs) -> Result<ExitCode, Failure> {
+    let names = args.names.iter().map(|text| reference(text)).collect::<Result<Vec<_>, _>>()?;
+    let others = args.other_names.iter().map(|text| reference(text)).collect::<Result<Vec<_>, _>>()?;
+    if names.len() > 1 && !others.is_empty() {
+        return Err(Failure::usage("--as is for one image"));
+    }
+    let entered = services::enter()?;
+    let services = services::services(cli, &entered, Default::default())?;
+    let runtime = services::runtime()?;
+    let place = Place::here();
+    let mode = if args.quiet { Mode::Quiet } else { place.mode("auto").unwrap_or(Mode::Plain) };
+    let reporter = Reporter::new(mode, place);
+    let steps = write::Steps::new(reporter.clone());
+    for name in &names {
+        let found = services.store.resolve(name).map_err(|error| Failure::new(chain(&error)))?;
+        let top = found.ok_or_else(|| {
+            Failure::new(format!("the store has no image {}", name.familiar()))
+                .with_hint("`rbuild images` lists them; `rbuild -t NAME` builds one")
+        })?;
+        let mut targets = if others.is_empty() { vec![name.clone()] } else { others.clone() };
+        if args.tag_digest {
+            let tagged: Vec<Reference> = targets.iter().map(|name| name.with_tag(&write::digest_tag(&top.digest))).collect();
+            targets.extend(tagged);
+        }
+        let insecure: Vec<String> = targets.iter().filter(|_| args.insecure).map(|name| name.registry().to_owned()).collect();
+        let client = if insecure.is_empty() { services.client.clone() } else { services::client(&insecure)? };
+        let obtain = write::nothing_more();
+        let pushed = runtime.block_on(write::push(&top, &targets, &[], &*obtain, &client, &services, &steps));
+        reporter.stop();
+        pushed?;
+        match args.quiet {
+            true => println!("{}", top.digest),
+            false => eprintln!("{} {}", top.digest, targets[0].familiar()),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn reference(text: &str) -> Result<Reference, Failure> {
+    text.parse().map_err(|error| Failure::usage(format!("{error}")))
+}

@@ -1,0 +1,84 @@
+//! Outputs that are files: `type=local` and `type=tar`; and where archives go.
+
+use std::{fs::File, io::IsTerminal, os::fd::AsFd, path::Path, sync::Arc};
+
+use super::{Failure, steps::Steps};
+use crate::{
+    build::{Outcome, Progress, Services, chain},
+    cli::outputs::{OutputKind, OutputSpec},
+    export::{self, FileDestination, RootfsTree},
+    sys::root::RootDir,
+};
+
+/// Writes the files of the result.
+pub async fn write(outcome: &Outcome, output: &OutputSpec, services: &Services, steps: &Arc<Steps>) -> Result<(), Failure> {
+    let fail = |error: export::ExportError| Failure::new(format!("cannot export: {}", chain(&error)));
+    match output.kind {
+        OutputKind::Tar => {
+            let work = async |_| {
+                let trees = trees(outcome, output, services, steps).await?;
+                export::write_rootfs_tar(&trees, split(output, &trees)?, destination(output)?).map_err(fail)
+            };
+            steps.step("exporting files as tar", work).await
+        }
+        OutputKind::Local => {
+            let path = output.dest.as_deref().ok_or_else(|| Failure::usage("--output type=local needs dest=DIRECTORY"))?;
+            let work = async |_| {
+                let trees = trees(outcome, output, services, steps).await?;
+                prepare(path, output)?;
+                export::write_rootfs_directory(&trees, split(output, &trees)?, path).map_err(fail)
+            };
+            let left_out = steps.step(&format!("exporting files to {}", path.display()), work).await?;
+            for path in left_out {
+                eprintln!("warning: the device {} can't be made here and was left out", path.display());
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `mode=delete`: what is in the directory and not in the result goes.
+fn prepare(path: &Path, output: &OutputSpec) -> Result<(), Failure> {
+    match output.attributes.get("mode").map(String::as_str) {
+        None | Some("copy") => Ok(()),
+        Some("delete") => export::empty_directory(path).map_err(|error| Failure::new(format!("cannot export: {}", chain(&error)))),
+        Some(other) => Err(Failure::usage(format!("--output mode={other} is unknown")).with_hint("copy or delete")),
+    }
+}
+
+/// A file or, without `dest`, standard output.
+pub fn destination(output: &OutputSpec) -> Result<FileDestination, Failure> {
+    match &output.dest {
+        Some(path) => Ok(FileDestination::Path(path.clone())),
+        None => standard_output(),
+    }
+}
+
+/// Standard output, unless somebody would have to look at it.
+pub fn standard_output() -> Result<FileDestination, Failure> {
+    if std::io::stdout().is_terminal() {
+        let failure = Failure::usage("an archive is not written to a terminal");
+        return Err(failure.with_hint("redirect standard output, or name a file"));
+    }
+    let fd = std::io::stdout().as_fd().try_clone_to_owned();
+    Ok(FileDestination::Stream(File::from(fd.map_err(|error| Failure::new(format!("standard output: {error}")))?)))
+}
+
+fn split(output: &OutputSpec, trees: &[RootfsTree]) -> Result<bool, Failure> {
+    output.flag("platform-split", trees.len() > 1)
+}
+
+async fn trees(outcome: &Outcome, output: &OutputSpec, services: &Services, steps: &Arc<Steps>) -> Result<Vec<RootfsTree>, Failure> {
+    let progress: Arc<dyn Progress> = steps.clone();
+    let mut list = Vec::with_capacity(outcome.platforms.len());
+    for platform in &outcome.platforms {
+        let directories = platform.stack.iter().rev().map(|layer| layer.directory(services, &progress));
+        let directories = futures_util::future::try_join_all(directories).await.map_err(|error| Failure::new(error.message))?;
+        let open = |path| RootDir::open(path).map_err(|error| Failure::new(format!("cannot open a layer: {error}")));
+        let layers = directories.iter().map(|path| open(path)).collect::<Result<_, _>>()?;
+        let own = output.attributes.get("source-date-epoch").map(|text| text.parse().ok());
+        list.push(RootfsTree { platform: platform.platform.clone(), layers, epoch: own.unwrap_or(platform.epoch) });
+    }
+    Ok(list)
+}

@@ -1,0 +1,151 @@
+//! The form that an output wants the image in: how its layers are written, which media types, which annotations.
+//! Forms that agree are made once. Unaware of destinations.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::Failure;
+use crate::{
+    build::{Layer, LayerPolicy, PlatformOutcome, Progress, Services, chain},
+    cli::{
+        annotations::{Annotation, AnnotationKind},
+        outputs::OutputSpec,
+    },
+    export::{self, ImageOptions},
+    oci::{Annotations, Descriptor, Image, Platform},
+    snapshot::Compression,
+};
+
+/// How an image is written down.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Form {
+    /// How our own layers are.
+    pub policy: LayerPolicy,
+    /// Base layers of another compression are compressed anew.
+    pub force: bool,
+    /// Docker's media types instead of OCI's.
+    pub docker_media_types: bool,
+    /// Foreign layers keep their urls.
+    pub prefer_nondistributable: bool,
+    /// All annotations.
+    pub annotations: Vec<Annotation>,
+}
+
+impl Form {
+    /// What an output asks for, with the annotations of the command line before its own.
+    pub fn of(output: &OutputSpec, build_args: &BTreeMap<String, String>, annotations: &[Annotation]) -> Result<Self, Failure> {
+        let mut all = annotations.to_vec();
+        all.extend(output.annotations.iter().cloned());
+        Ok(Self {
+            policy: policy(output, build_args)?,
+            force: output.flag("force-compression", false)?,
+            docker_media_types: !output.flag("oci-mediatypes", true)?,
+            prefer_nondistributable: output.flag("prefer-nondist-layers", false)?,
+            annotations: all,
+        })
+    }
+
+    /// Annotations of one kind that hold for `platform`.
+    pub fn annotations(&self, kind: AnnotationKind, platform: Option<&Platform>) -> Annotations {
+        let ours = self.annotations.iter().filter(|annotation| annotation.kind == kind);
+        let ours = ours.filter(|annotation| annotation.platform.is_none() || annotation.platform.as_ref() == platform);
+        ours.map(|annotation| (annotation.key.clone(), annotation.value.clone())).collect()
+    }
+
+    /// The image of one platform with its layers in this form. Base layers that stay as they are need not be here.
+    pub async fn image(&self, platform: &PlatformOutcome, services: &Services, progress: &Arc<dyn Progress>) -> Result<Image, Failure> {
+        let layers = platform.stack.iter().map(|layer| self.layer(layer, services, progress));
+        let layers = futures_util::future::try_join_all(layers).await?;
+        Ok(Image { layers, ..platform.image.clone() })
+    }
+
+    async fn layer(&self, layer: &Arc<Layer>, services: &Services, progress: &Arc<dyn Progress>) -> Result<crate::oci::Layer, Failure> {
+        let fail = |error: crate::build::BuildError| Failure::new(error.message);
+        match layer.base_layer() {
+            Some(base) if self.force && !is_of(&base.descriptor.media_type, self.policy.compression) => {
+                layer.recompressed(self.policy.compression, services, progress).await.map_err(fail)
+            }
+            Some(base) => Ok(base.clone()),
+            None => layer.blob(self.policy, services, progress).await.map_err(fail),
+        }
+    }
+
+    /// Makes sure that the store has the blobs of every layer that `image` took over from its base.
+    pub async fn complete(&self, outcome: &PlatformOutcome, services: &Services, progress: &Arc<dyn Progress>) -> Result<(), Failure> {
+        let needed = outcome.stack.iter().filter(|layer| {
+            layer.base_layer().is_some_and(|base| !self.force || is_of(&base.descriptor.media_type, self.policy.compression))
+        });
+        let blobs = needed.map(|layer| layer.blob(self.policy, services, progress));
+        futures_util::future::try_join_all(blobs).await.map(drop).map_err(|error| Failure::new(error.message))
+    }
+
+    /// Writes manifests and, for several platforms, the index.
+    pub fn write(&self, images: &[Image], services: &Services) -> Result<Descriptor, Failure> {
+        let fail = |error: export::ExportError| Failure::new(chain(&error));
+        let options = |platform: Option<&Platform>| ImageOptions {
+            oci_media_types: !self.docker_media_types,
+            prefer_nondistributable_layers: self.prefer_nondistributable,
+            manifest_annotations: self.annotations(AnnotationKind::Manifest, platform),
+            index_annotations: self.annotations(AnnotationKind::Index, None),
+            ..ImageOptions::default()
+        };
+        let [image] = images else {
+            let mut manifests = Vec::with_capacity(images.len());
+            for image in images {
+                let mut manifest = export::write_manifest(&services.store, image, &options(Some(&image.platform))).map_err(fail)?;
+                manifest.annotations = self.annotations(AnnotationKind::ManifestDescriptor, Some(&image.platform));
+                manifests.push(manifest);
+            }
+            return export::write_index(&services.store, manifests, &options(None)).map_err(fail);
+        };
+        export::write_image(&services.store, std::slice::from_ref(image), &options(Some(&image.platform))).map_err(fail)
+    }
+}
+
+fn is_of(media_type: &str, compression: Compression) -> bool {
+    match compression {
+        Compression::None => media_type.ends_with(".tar"),
+        Compression::Gzip(_) => media_type.ends_with("gzip"),
+        Compression::Zstd(_) => media_type.ends_with("zstd"),
+    }
+}
+
+/// How an output wants our layers written.
+pub fn policy(output: &OutputSpec, build_args: &BTreeMap<String, String>) -> Result<LayerPolicy, Failure> {
+    let mut policy = LayerPolicy::default();
+    if output.flag("rewrite-timestamp", false)? {
+        let epoch = output.attributes.get("source-date-epoch").or_else(|| build_args.get("SOURCE_DATE_EPOCH"));
+        let epoch = epoch.filter(|text| !text.is_empty()).and_then(|text| text.parse().ok());
+        policy.clamp_to = Some(epoch.ok_or_else(|| {
+            Failure::usage("rewrite-timestamp=true needs SOURCE_DATE_EPOCH")
+                .with_hint("set it in the environment or with --build-arg SOURCE_DATE_EPOCH=0")
+        })?);
+    }
+    let level = output.attributes.get("compression-level").map(|text| text.parse::<i32>());
+    let level = level.transpose().map_err(|_| Failure::usage("compression-level is no number"))?;
+    policy.compression = match output.attributes.get("compression").map(String::as_str) {
+        None => match level {
+            Some(level) => Compression::Gzip(gzip_level(level)?),
+            None => policy.compression,
+        },
+        Some("gzip") => Compression::Gzip(gzip_level(level.unwrap_or(6))?),
+        Some("zstd") => Compression::Zstd(level.map_or(Ok(3), zstd_level)?),
+        Some("uncompressed") => Compression::None,
+        Some("estargz") => {
+            return Err(Failure::usage("compression=estargz is not possible yet").with_hint("gzip, zstd or uncompressed"));
+        }
+        Some(other) => return Err(Failure::usage(format!("compression={other} is unknown")).with_hint("gzip, zstd or uncompressed")),
+    };
+    Ok(policy)
+}
+
+fn gzip_level(level: i32) -> Result<u32, Failure> {
+    u32::try_from(level).ok().filter(|level| *level <= 9).ok_or_else(|| Failure::usage("compression-level of gzip is 0 to 9"))
+}
+
+fn zstd_level(level: i32) -> Result<i32, Failure> {
+    // 0 is zstd's own default.
+    (0..=22)
+        .contains(&level)
+        .then_some(if level == 0 { 3 } else { level })
+        .ok_or_else(|| Failure::usage("compression-level of zstd is 0 to 22"))
+}

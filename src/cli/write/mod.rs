@@ -1,0 +1,282 @@
+//! A build's result to where `--tag` and `--output` want it. Blobs of base layers are fetched only for outputs that hold
+//! them: a push to the registry that has them moves none.
+
+mod files;
+mod form;
+mod load;
+mod metadata;
+mod registry;
+mod steps;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures_util::future::FutureExt;
+
+pub use self::{
+    form::Form,
+    metadata::Written,
+    registry::{nothing_more, push},
+    steps::Steps,
+};
+use crate::{
+    build::{Layer, Outcome, Progress, Services, chain, short},
+    cli::{
+        annotations::{Annotation, AnnotationKind},
+        failure::Failure,
+        outputs::{OutputKind, OutputSpec},
+    },
+    export::{self, LayoutOptions, Obtain},
+    oci::{Descriptor, Digest, Reference},
+    registry::Client,
+};
+
+/// What the command line wants of a result.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// `--tag`.
+    pub tags: Vec<Reference>,
+    /// `--output`, `--push`, `--load`.
+    pub outputs: Vec<OutputSpec>,
+    /// `--annotation`.
+    pub annotations: Vec<Annotation>,
+    /// `--build-arg`, for SOURCE_DATE_EPOCH.
+    pub build_args: BTreeMap<String, String>,
+    /// A tag made of the digest beside each tag.
+    pub tag_digest: bool,
+}
+
+impl Wanted {
+    /// What can be known to be wrong before anything is built.
+    pub fn check(&self) -> Result<(), Failure> {
+        for output in &self.outputs {
+            Form::of(output, &self.build_args, &self.annotations)?;
+            if output.is_pushed()? && self.names(output)?.is_empty() {
+                return Err(
+                    Failure::usage("tag is needed when pushing to registry").with_hint("-t REGISTRY/NAME[:TAG], or name=.. in --output")
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The form of the image that names in the store stand for.
+    pub fn first_form(&self) -> Result<Form, Failure> {
+        match self.outputs.iter().find(|output| output.is_image()) {
+            Some(output) => Form::of(output, &self.build_args, &self.annotations),
+            None => Ok(Form { annotations: self.annotations.clone(), ..Form::default() }),
+        }
+    }
+
+    /// The names of an output: its own, else the tags.
+    fn names(&self, output: &OutputSpec) -> Result<Vec<Reference>, Failure> {
+        let Some(given) = output.attributes.get("name").filter(|given| *given != "*" && !given.is_empty()) else {
+            return Ok(self.tags.clone());
+        };
+        let names = given.split(',').filter(|name| !name.is_empty());
+        names.map(|name| name.parse().map_err(|error| Failure::usage(format!("--output name={name}: {error}")))).collect()
+    }
+}
+
+/// Writes everything; says what the image is.
+pub async fn write(
+    outcome: &Outcome,
+    wanted: &Wanted,
+    services: &Services,
+    client_of: &dyn Fn(&OutputSpec) -> Result<Client, Failure>,
+    steps: &Arc<Steps>,
+) -> Result<Written, Failure> {
+    let progress: Arc<dyn Progress> = steps.clone();
+    let writer = Writer { outcome, wanted, services, client_of, steps, progress };
+    let first = writer.made(&wanted.first_form()?).await?;
+    let mut names = writer.with_digest_tags(&wanted.tags, &first.top);
+    writer.name(&first, &names).await?;
+    for output in &wanted.outputs {
+        for name in writer.write_output(output).await? {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    Written::of(services, &first.top, names)
+}
+
+struct Writer<'a> {
+    outcome: &'a Outcome,
+    wanted: &'a Wanted,
+    services: &'a Services,
+    client_of: &'a dyn Fn(&OutputSpec) -> Result<Client, Failure>,
+    steps: &'a Arc<Steps>,
+    progress: Arc<dyn Progress>,
+}
+
+/// An image in one form.
+struct Made {
+    form: Form,
+    top: Descriptor,
+}
+
+impl Writer<'_> {
+    /// The image in a form; base layers may be missing. Made again it costs nothing: layers remember their blobs.
+    async fn made(&self, form: &Form) -> Result<Made, Failure> {
+        let images = self.outcome.platforms.iter().map(|platform| form.image(platform, self.services, &self.progress));
+        let images = futures_util::future::try_join_all(images).await?;
+        Ok(Made { form: form.clone(), top: form.write(&images, self.services)? })
+    }
+
+    /// Fetches what the store lacks of it.
+    async fn complete(&self, made: &Made) -> Result<(), Failure> {
+        let all = self.outcome.platforms.iter().map(|platform| made.form.complete(platform, self.services, &self.progress));
+        futures_util::future::try_join_all(all).await.map(drop)
+    }
+
+    /// Gives the image its names in the store. What goes to a registry only is not fetched for that: its names are given
+    /// if the store happens to have all of it, else they are taken from whatever had them before.
+    async fn name(&self, made: &Made, names: &[Reference]) -> Result<(), Failure> {
+        let fail = |error: crate::store::StoreError| Failure::new(chain(&error));
+        let store = &self.services.store;
+        let outputs = &self.wanted.outputs;
+        let only_pushed = !outputs.is_empty() && outputs.iter().all(|output| output.kind == OutputKind::Registry);
+        let is_kept = !names.is_empty() && !only_pushed;
+        if is_kept || outputs.is_empty() {
+            self.complete(made).await?;
+        } else if !self.is_complete(made)? {
+            return names.iter().try_for_each(|name| store.untag(name).map(drop)).map_err(fail);
+        }
+        store.tag_all(names, &made.top).map_err(fail)
+    }
+
+    fn is_complete(&self, made: &Made) -> Result<bool, Failure> {
+        let bases = self.outcome.platforms.iter().flat_map(|platform| platform.stack.iter().filter_map(|layer| layer.base_layer()));
+        for base in bases.filter(|_| !made.form.force) {
+            if !self.services.store.has_described(&base.descriptor).map_err(|error| Failure::new(chain(&error)))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The names and, with `--tag-digest`, for each of their repositories one that says the digest.
+    fn with_digest_tags(&self, names: &[Reference], top: &Descriptor) -> Vec<Reference> {
+        let mut all = names.to_vec();
+        for name in names.iter().filter(|_| self.wanted.tag_digest) {
+            let named = name.with_tag(&digest_tag(&top.digest));
+            if !all.contains(&named) {
+                all.push(named);
+            }
+        }
+        all
+    }
+
+    /// Gives the names that the image has got by it.
+    async fn write_output(&self, output: &OutputSpec) -> Result<Vec<Reference>, Failure> {
+        if !output.is_image() {
+            files::write(self.outcome, output, self.services, self.steps).await?;
+            return Ok(Vec::new());
+        }
+        let made = self.made(&Form::of(output, &self.wanted.build_args, &self.wanted.annotations)?).await?;
+        let names = self.with_digest_tags(&self.wanted.names(output)?, &made.top);
+        let is_pushed = output.is_pushed()?;
+        if let Some(note) = ignored(output)? {
+            self.progress.event(crate::build::Event::Note { step: None, text: &note });
+        }
+        let is_kept = output.kind == OutputKind::Image && output.flag("store", true)?;
+        if is_kept || matches!(output.kind, OutputKind::Oci | OutputKind::Docker) {
+            self.complete(&made).await?;
+        }
+        if is_kept {
+            let mut names = names.clone();
+            if output.flag("name-canonical", false)? {
+                names.extend(canonical(&names, &made.top));
+            }
+            self.services.store.tag_all(&names, &made.top).map_err(|error| Failure::new(chain(&error)))?;
+        }
+        if is_pushed {
+            self.push(output, &made, &names).await?;
+        }
+        if matches!(output.kind, OutputKind::Oci | OutputKind::Docker) {
+            let options = LayoutOptions {
+                names: names.clone(),
+                created: None,
+                descriptor_annotations: made.form.annotations(AnnotationKind::IndexDescriptor, None),
+            };
+            self.write_archive(output, &made.top, &options).await?;
+        }
+        Ok(names)
+    }
+
+    async fn push(&self, output: &OutputSpec, made: &Made, names: &[Reference]) -> Result<(), Failure> {
+        let stack = || self.outcome.platforms.iter().flat_map(|platform| platform.stack.iter());
+        let mut mount_from: Vec<Reference> = stack().filter_map(|layer| layer.came_with().cloned()).collect();
+        mount_from.sort();
+        mount_from.dedup();
+        let bases: BTreeMap<Digest, Arc<Layer>> =
+            stack().filter_map(|layer| Some((layer.base_layer()?.descriptor.digest.clone(), layer.clone()))).collect();
+        let (services, progress) = (self.services.clone(), self.progress.clone());
+        let obtain: Box<Obtain> = Box::new(move |blob: Descriptor| {
+            let layer = bases.get(&blob.digest).cloned();
+            let (services, progress) = (services.clone(), progress.clone());
+            async move {
+                let layer = layer.ok_or_else(|| format!("blob {} is neither in the registry nor in the store", blob.digest))?;
+                layer.blob(Default::default(), &services, &progress).await.map(drop).map_err(|error| error.message)
+            }
+            .boxed()
+        });
+        let client = (self.client_of)(output)?;
+        let names: Vec<Reference> = match output.flag("push-by-digest", false)? {
+            true => names.iter().map(|name| name.with_digest(made.top.digest.clone())).collect(),
+            false => names.to_vec(),
+        };
+        push(&made.top, &names, &mount_from, &*obtain, &client, self.services, self.steps).await
+    }
+
+    async fn write_archive(&self, output: &OutputSpec, top: &Descriptor, options: &LayoutOptions) -> Result<(), Failure> {
+        let store = &self.services.store;
+        let fail = |error: export::ExportError| Failure::new(format!("cannot export: {}", chain(&error)));
+        let name = if output.kind == OutputKind::Oci { "oci" } else { "docker" };
+        let title = match &output.dest {
+            Some(dest) => format!("exporting {} to {name} {}", short(&top.digest), dest.display()),
+            None => format!("exporting {} to {name}", short(&top.digest)),
+        };
+        let work = async |_| match output.kind {
+            OutputKind::Oci | OutputKind::Docker if !output.flag("tar", true)? => {
+                let path =
+                    output.dest.clone().ok_or_else(|| Failure::usage(format!("--output type={name},tar=false needs dest=DIRECTORY")))?;
+                export::write_oci_directory(store, top, &path, options).map_err(fail)
+            }
+            OutputKind::Oci => export::write_oci_archive(store, top, files::destination(output)?, options).map_err(fail),
+            _ if output.dest.is_none() => load::load(self.services, top, options, output.attributes.get("context").map(String::as_str)),
+            _ => export::write_docker_archive(store, top, files::destination(output)?, options).map_err(fail),
+        };
+        self.steps.step(&title, work).await
+    }
+}
+
+/// `digest-0123456789ab`; a tag made of the whole digest is what registries without referrers keep those under.
+pub fn digest_tag(digest: &Digest) -> String {
+    format!("digest-{}", &digest.hex()[..12])
+}
+
+/// `NAME@DIGEST` for each name.
+fn canonical(names: &[Reference], top: &Descriptor) -> Vec<Reference> {
+    let mut all: Vec<Reference> = names.iter().map(|name| name.with_digest(top.digest.clone())).collect();
+    all.dedup();
+    all
+}
+
+/// Keys that are understood and change nothing here, with the reason.
+fn ignored(output: &OutputSpec) -> Result<Option<String>, Failure> {
+    let mut reasons = Vec::new();
+    if output.flag("unpack", false)? {
+        reasons.push("unpack: layers are unpacked when something runs in them");
+    }
+    if output.attributes.contains_key("dangling-name-prefix") || output.attributes.contains_key("danging-name-empty-only") {
+        reasons.push("dangling-name-prefix: an image without a name is found by its digest");
+    }
+    if output.attributes.contains_key("compatibility-version") {
+        reasons.push("compatibility-version: there is one format");
+    }
+    if output.attributes.contains_key("oci-artifact") {
+        reasons.push("oci-artifact: attestations are always artifacts");
+    }
+    Ok((!reasons.is_empty()).then(|| format!("ignored in --output: {}", reasons.join("; "))))
+}

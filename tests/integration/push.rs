@@ -1,0 +1,141 @@
+//! Pushing to a real registry, read back with skopeo.
+
+use std::fs;
+use std::process::Command;
+
+use crate::support::{Bed, Registry, tool};
+
+fn inspect(name: &str) -> serde_json::Value {
+    let text = tool(Command::new("skopeo").args(["inspect", "--tls-verify=false", &format!("docker://{name}")]));
+    serde_json::from_str(&text).unwrap()
+}
+
+/// A name in the registry of this process that no other test uses.
+fn name(bed: &Bed, repository: &str) -> String {
+    let unique = bed.path("").file_name().unwrap().to_string_lossy().to_lowercase();
+    format!("{}/{repository}-{unique}", Registry::stand_in().address())
+}
+
+fn has_blob(bed: &Bed, digest: &str) -> bool {
+    bed.store().join("blobs/sha256").join(digest.trim_start_matches("sha256:")).exists()
+}
+
+#[test]
+fn base_layers_in_the_registry_are_neither_fetched_nor_sent() {
+    for bed in Bed::each_user() {
+        bed.file("hello", "hello\n").dockerfile("FROM alpine\nCOPY --link hello /\n");
+        let app = name(&bed, "app");
+        let outcome = bed.build(&["-t", &app, "--push", "--metadata-file", "../out/metadata.json"]);
+        outcome.succeeds().says("mounted from library/alpine").does_not_say("pull sha256");
+        let pushed = inspect(&app);
+        let layers: Vec<&str> = pushed["Layers"].as_array().unwrap().iter().map(|layer| layer.as_str().unwrap()).collect();
+        let (own, base) = layers.split_last().unwrap();
+        assert!(has_blob(&bed, own) && base.iter().all(|digest| !has_blob(&bed, digest)), "{outcome}");
+        let metadata: serde_json::Value = serde_json::from_slice(&fs::read(bed.path("out/metadata.json")).unwrap()).unwrap();
+        assert_eq!(metadata["containerimage.digest"], pushed["Digest"]);
+        assert_eq!(metadata["image.name"], format!("{app}:latest"));
+        bed.build(&["-t", &app, "--push"]).succeeds().says("is there already").does_not_say("push sha256");
+    }
+}
+
+#[test]
+fn several_names_and_a_tag_of_the_digest() {
+    let bed = Bed::caller();
+    bed.file("hello", "hello\n").dockerfile("FROM scratch\nCOPY hello /\n");
+    let (app, other) = (name(&bed, "app"), name(&bed, "other"));
+    bed.build(&["-t", &format!("{app}:1"), "-t", &format!("{app}:2"), "-t", &other, "--tag-digest", "--push"]).succeeds();
+    let digest = inspect(&format!("{app}:1"))["Digest"].as_str().unwrap().to_owned();
+    let tag = format!("digest-{}", &digest["sha256:".len()..][..12]);
+    for name in [format!("{app}:2"), other.clone(), format!("{app}:{tag}"), format!("{other}:{tag}")] {
+        assert_eq!(inspect(&name)["Digest"], digest, "{name}");
+    }
+}
+
+#[test]
+fn an_image_of_the_store_is_pushed_and_comes_back_the_same() {
+    let bed = Bed::caller();
+    bed.file("hello", "hello\n").dockerfile("FROM alpine\nRUN echo made > /made\nCOPY hello /\n");
+    let app = name(&bed, "app");
+    let digest = bed.image(&app, &[]);
+    bed.run(&["push", &app]).succeeds();
+    assert_eq!(inspect(&app)["Digest"], digest);
+    let copy = bed.path("out/copy");
+    tool(
+        Command::new("skopeo")
+            .args(["--insecure-policy", "copy", "--src-tls-verify=false", &format!("docker://{app}")])
+            .arg(format!("oci:{}:app", copy.display())),
+    );
+    assert!(fs::read_to_string(copy.join("index.json")).unwrap().contains(&digest));
+    bed.run(&["push", "not-there"]).fails().says("the store has no image not-there");
+}
+
+#[test]
+fn what_is_only_pushed_has_no_name_in_a_store_that_lacks_its_base() {
+    let bed = Bed::caller();
+    let app = name(&bed, "app");
+    bed.file("hello", "hello\n").dockerfile("FROM alpine\nCOPY --link hello /\n");
+    bed.build(&["-t", &app, "--push"]).succeeds();
+    let index = fs::read_to_string(bed.store().join("index.json")).unwrap();
+    assert!(!index.contains(&app), "a name must not stand for an image that is not whole: {index}");
+}
+
+#[test]
+fn outputs_of_one_build_have_their_own_compressions() {
+    let bed = Bed::caller();
+    bed.file("hello", "hello\n").dockerfile("FROM alpine\nCOPY hello /\n");
+    bed.build(&[
+        "-o",
+        "type=oci,dest=../out/gzip.tar",
+        "-o",
+        "type=oci,dest=../out/zstd.tar,compression=zstd,force-compression=true",
+        "-o",
+        "type=oci,dest=../out/plain.tar,compression=uncompressed",
+    ])
+    .succeeds();
+    let types = |name: &str| {
+        let text = tool(Command::new("skopeo").args(["inspect", "--raw", &format!("oci-archive:{}", bed.path(name).display())]));
+        let manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let layers = manifest["layers"].as_array().unwrap().clone();
+        let name = |layer: &serde_json::Value| layer["mediaType"].as_str().unwrap().rsplit(['.', '+']).next().unwrap().to_owned();
+        layers.iter().map(name).collect::<Vec<_>>()
+    };
+    assert_eq!(types("out/gzip.tar").last().unwrap(), "gzip");
+    assert!(types("out/zstd.tar").iter().all(|kind| kind == "zstd"), "base layers too");
+    let plain = types("out/plain.tar");
+    assert_eq!((plain[0].as_str(), plain.last().unwrap().as_str()), ("gzip", "tar"));
+    bed.build(&["-o", "type=oci,dest=x,compresion=zstd"]).fails_with(2).says("did you mean `compression`?");
+}
+
+#[test]
+fn mode_delete_leaves_only_the_result() {
+    let bed = Bed::caller();
+    bed.file("hello", "hello\n").dockerfile("FROM scratch\nCOPY hello /\n");
+    fs::create_dir_all(bed.path("out/tree/old")).unwrap();
+    bed.build(&["-o", "type=local,dest=../out/tree"]).succeeds();
+    assert!(bed.path("out/tree/old").exists());
+    bed.build(&["-o", "type=local,dest=../out/tree,mode=delete"]).succeeds();
+    let names: Vec<_> = fs::read_dir(bed.path("out/tree")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["hello"]);
+}
+
+#[test]
+fn annotations_go_where_they_are_sent() {
+    let bed = Bed::caller();
+    bed.file("hello", "hello\n").dockerfile("FROM scratch\nCOPY hello /\n");
+    let annotations = ["--annotation", "A.b=1", "--annotation", "index-descriptor:C.d=2"];
+    bed.build(&[&annotations[..], &["-o", "type=oci,tar=false,dest=../out/layout,annotation.E.f=3"]].concat()).succeeds();
+    let index: serde_json::Value = serde_json::from_slice(&fs::read(bed.path("out/layout/index.json")).unwrap()).unwrap();
+    assert_eq!(index["manifests"][0]["annotations"]["C.d"], "2");
+    let digest = index["manifests"][0]["digest"].as_str().unwrap().trim_start_matches("sha256:").to_owned();
+    let manifest = fs::read(bed.path("out/layout/blobs/sha256").join(digest)).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    assert_eq!(manifest["annotations"], serde_json::json!({"A.b": "1", "E.f": "3"}));
+}
+
+#[test]
+fn pushing_needs_a_name() {
+    let bed = Bed::caller();
+    bed.dockerfile("FROM scratch\nCOPY Dockerfile /\n");
+    bed.build(&["--push"]).fails_with(2).says("tag is needed when pushing to registry");
+    bed.build(&["--iidfile", "x", "-o", "out"]).fails_with(2).says("--iidfile");
+}
