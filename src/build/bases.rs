@@ -50,8 +50,11 @@ pub async fn plan(
         if missing.is_empty() {
             return Ok((plan::lower(dockerfile, options, &bases)?, resolved));
         }
-        let answers = missing.iter().map(|key| resolve(key, request, services, progress));
-        for (key, found) in missing.iter().zip(futures_util::future::try_join_all(answers).await?) {
+        let answers = missing.iter().map(|(key, span)| async {
+            let found = resolve(key, request, services, progress).await;
+            found.map_err(|error| error.at(*span))
+        });
+        for (key, found) in missing.keys().zip(futures_util::future::try_join_all(answers).await?) {
             bases.insert(key.clone(), found.base.clone());
             resolved.insert(key.clone(), found);
         }

@@ -18,17 +18,20 @@ pub use graph::{
 pub use options::{Base, Bases, ContextKind, Options, RunDefaults, Ulimit};
 pub use stages::default_context;
 
-use crate::dockerfile::{Diagnostic, Dockerfile};
+use std::collections::BTreeMap;
 
-/// The base images that the target needs and `bases` lacks; empty when [`lower`] can run.
-pub fn missing_bases(dockerfile: &Dockerfile, options: &Options, bases: &Bases) -> Result<Vec<BaseKey>, Diagnostic> {
+use crate::dockerfile::{Diagnostic, Dockerfile, Span};
+
+/// The base images that the target needs and `bases` lacks, each with the line that asks for it; empty when [`lower`] can
+/// run.
+pub fn missing_bases(dockerfile: &Dockerfile, options: &Options, bases: &Bases) -> Result<BTreeMap<BaseKey, Span>, Diagnostic> {
     Ok(stages::resolve(dockerfile, options, bases)?.missing)
 }
 
 /// The build graph of the target. Call when [`missing_bases`] is empty.
 pub fn lower(dockerfile: &Dockerfile, options: &Options, bases: &Bases) -> Result<Plan, Diagnostic> {
     let stages = stages::resolve(dockerfile, options, bases)?;
-    if let Some(key) = stages.missing.first() {
+    if let Some(key) = stages.missing.keys().next() {
         return Err(Diagnostic::whole(format!("base image {key} was not resolved")));
     }
     lower::lower(dockerfile, options, bases, stages)

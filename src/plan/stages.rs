@@ -4,7 +4,7 @@
 //! context that only COPY --from or a mount names ("unregistered" there, [`Origin::Name`] here).
 //! Unaware of what instructions do to the root filesystem.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     dockerfile::{
@@ -76,7 +76,8 @@ pub(super) struct Stages {
     pub target: NodeId,
     pub reachable: BTreeSet<NodeId>,
     pub global_args: Environment,
-    pub missing: Vec<BaseKey>,
+    /// What `bases` lacks, and the line that asks for it first.
+    pub missing: BTreeMap<BaseKey, Span>,
     pub escape: char,
     /// `SOURCE_DATE_EPOCH` as resolved.
     pub epoch: Option<i64>,
@@ -395,7 +396,7 @@ impl Reader<'_> {
     }
 
     /// Reads triggers of known bases until they bring nothing new.
-    fn reach(&mut self, target: NodeId, bases: &Bases, escape: char) -> Result<(BTreeSet<NodeId>, Vec<BaseKey>), Diagnostic> {
+    fn reach(&mut self, target: NodeId, bases: &Bases, escape: char) -> Result<(BTreeSet<NodeId>, BTreeMap<BaseKey, Span>), Diagnostic> {
         loop {
             let reachable = self.reachable(target);
             let mut changed = false;
@@ -410,12 +411,16 @@ impl Reader<'_> {
                 }
             }
             if !changed {
-                let missing = reachable.iter().filter_map(|id| match &self.nodes[id.0].ground {
-                    Ground::Image(key) if !bases.contains_key(key) => Some(key.clone()),
-                    _ => None,
-                });
-                let missing: BTreeSet<BaseKey> = missing.collect();
-                return Ok((reachable, missing.into_iter().collect()));
+                let mut missing = BTreeMap::new();
+                for id in &reachable {
+                    let node = &self.nodes[id.0];
+                    if let Ground::Image(key) = &node.ground
+                        && !bases.contains_key(key)
+                    {
+                        missing.entry(key.clone()).or_insert(node.span);
+                    }
+                }
+                return Ok((reachable, missing));
             }
         }
     }
