@@ -4,6 +4,7 @@ mod abort;
 mod assemble;
 mod bases;
 mod cache_mount;
+mod check;
 mod copy;
 mod engine;
 mod error;
@@ -19,6 +20,7 @@ mod sources;
 
 use std::sync::Arc;
 
+pub use check::{check, check_unparsed, unused_build_args};
 pub use error::{BuildError, Kind, chain};
 pub use key::{CommonFacts, Facts, ResultId, facts};
 pub use layer::{Layer, short};
@@ -33,11 +35,16 @@ pub async fn build(request: Request, services: Services, progress: Arc<dyn Progr
     let request = Arc::new(request);
     let inputs = Arc::new(inputs::Inputs::new(request.clone(), services.clone()));
     let abort = Arc::new(abort::Abort::new(services.cancel.clone()));
-    let dockerfile = crate::dockerfile::parse(&request.dockerfile).map_err(BuildError::from)?;
+    let dockerfile = crate::dockerfile::parse(&request.dockerfile).map_err(|fault| {
+        progress.warnings(&check_unparsed(&request).0.warnings);
+        BuildError::from(fault)
+    })?;
     let mut first_step = 1;
     let mut platforms = Vec::new();
+    let mut report = crate::dockerfile::lint::Report::default();
     for options in &request.plans {
         let (plan, bases) = bases::plan(&dockerfile, options, &request, &services, &progress).await?;
+        check::merge(&mut report, check::with_bases(&dockerfile, options, &request, &bases, false)?);
         let world = engine::World {
             request: request.clone(),
             services: services.clone(),
@@ -48,6 +55,10 @@ pub async fn build(request: Request, services: Services, progress: Arc<dyn Progr
         let engine = engine::Engine::new(plan, bases, world, first_step);
         first_step += engine.steps();
         platforms.push(engine);
+    }
+    progress.warnings(&report.warnings);
+    if let Some(message) = report.error() {
+        return Err(BuildError { span: report.warnings.first().map(|warning| warning.span), ..BuildError::new(Kind::Dockerfile, message) });
     }
     let runs = platforms.into_iter().map(|engine| engine.run());
     let platforms = futures_util::future::try_join_all(runs).await.map_err(|error| abort.cause_of(error));

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::dockerfile::lint::Warning;
+
 /// Identity of a step in the events of one build; counts from 1 in the order of the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub struct StepId(pub usize);
@@ -86,6 +88,9 @@ pub enum Event<'a> {
 pub trait Progress: Send + Sync {
     /// Something happened.
     fn event(&self, event: Event<'_>);
+
+    /// What lint found in the Dockerfile; once for each build, before its first step.
+    fn warnings(&self, _warnings: &[Warning]) {}
 }
 
 /// Takes events and forgets them.

@@ -31,6 +31,8 @@ pub enum Verb {
     Login(super::login::LoginArgs),
     /// Forget the login at a registry
     Logout(super::login::LogoutArgs),
+    /// Print the tree of a Dockerfile as JSON
+    Parse(ParseArgs),
 }
 
 /// `rbuild build`.
@@ -163,6 +165,14 @@ pub struct RunArgs {
     /// Use the terminal we have
     #[arg(short, long)]
     pub tty: bool,
+}
+
+/// `rbuild parse`.
+#[derive(Debug, Args, Clone)]
+pub struct ParseArgs {
+    /// Dockerfile, or `-` for standard input
+    #[arg(default_value = "Dockerfile", value_name = "FILE")]
+    pub file: String,
 }
 
 /// `rbuild images`.

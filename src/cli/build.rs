@@ -7,8 +7,10 @@ use crate::{
     cli::{
         annotations::Annotation,
         args::{BuildArgs, Cli, ImagesArgs},
+        call::{Call, Method},
         contexts, environment,
         failure::Failure,
+        lint,
         outputs::{OutputKind, OutputSpec},
         progress::{Built, Mode, Place, Reporter},
         request, services, write,
@@ -20,6 +22,7 @@ use crate::{
 /// Builds and writes the outputs.
 pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
     let wanted = wanted(args)?;
+    let call = Call::of(args)?;
     // What can be known to be wrong is said before anything is entered or made.
     wanted.check()?;
     let (mode, reporter) = reporter(args)?;
@@ -27,16 +30,27 @@ pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
     let entered = services::enter()?;
     let services = services::services(cli, &entered, environment::source_options(args.offline, &request.ssh, contexts::is_by_ssh(args)))?;
     let runtime = services::runtime()?;
-    let steps = write::Steps::new(reporter.clone());
+    let watcher = Arc::new(lint::Watcher::new(reporter.clone()));
+    let steps = write::Steps::new(watcher.clone());
     let result = services::drive(runtime, &services, async {
         // Fetched trees stay until everything is written.
         let _fetched = contexts::fetch(args, &request::remote_contexts(args), &mut request, &services).await?;
+        if call.method != Method::Build {
+            return call.answer(&request, &services, &(steps.clone() as Arc<dyn build::Progress>)).await.map(Err);
+        }
+        watcher.look_at_args(&request);
         let shown = request.clone();
         let outcome = build::build(request, services.clone(), steps.clone()).await.map_err(|error| failure(&shown, &error))?;
         let written = write::write(&outcome, &wanted, &services, &|output| push_client(output, &services), &steps).await?;
-        Ok((built(&outcome, &written.image_id, &written.names), written))
+        Ok(Ok((built(&outcome, &written.image_id, &written.names), written)))
     });
-    let (built, written) = result.inspect_err(|_: &Failure| reporter.failed())?;
+    let result = result.inspect_err(|_: &Failure| reporter.failed());
+    reporter.stop();
+    watcher.show(lint::Shown::of(args));
+    let (built, written) = match result? {
+        Ok(done) => done,
+        Err(code) => return Ok(code),
+    };
     if let Some(path) = &args.iidfile {
         let text = written.image_id.as_str();
         std::fs::write(path, text).map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))?;

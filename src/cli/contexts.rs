@@ -63,7 +63,8 @@ pub fn read_local(args: &BuildArgs) -> Result<(ContextSource, Dockerfile), Failu
         Some(file) if file == STDIN || is_url(file) => (later(), None),
         file => {
             let source = local.read_dockerfile(file.map(Path::new)).map_err(|error| no_dockerfile(&error, &local))?;
-            let name = source.dockerfile.path.display().to_string();
+            let path = source.dockerfile.path.strip_prefix(".").unwrap_or(&source.dockerfile.path);
+            let name = path.display().to_string();
             (Dockerfile { text: source.dockerfile.text, name }, source.ignore)
         }
     };
@@ -71,7 +72,7 @@ pub fn read_local(args: &BuildArgs) -> Result<(ContextSource, Dockerfile), Failu
         Some(own) => Some(own),
         None => local.read_ignore_file().map_err(|error| failed(&error))?,
     };
-    let ignore = ignore.map(|file| (file.path.display().to_string(), file.text));
+    let ignore = ignore.map(|file| (file.path.strip_prefix(".").unwrap_or(&file.path).display().to_string(), file.text));
     Ok((ContextSource::Directory { path: local.path().to_owned(), ignore }, dockerfile))
 }
 

@@ -3,11 +3,14 @@
 mod annotations;
 mod args;
 mod build;
+mod call;
 mod contexts;
 mod environment;
 mod failure;
+mod lint;
 mod login;
 mod outputs;
+mod parse;
 mod progress;
 mod push;
 mod request;
@@ -43,6 +46,7 @@ pub fn main() -> ExitCode {
 fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     match &cli.verb {
         Verb::Build(args) => build::build(&cli, args),
+        Verb::Parse(args) => parse::parse(args),
         Verb::Run(args) => run::run(&cli, args),
         Verb::Images(args) => build::images(&cli, args),
         Verb::Push(args) => push::push(&cli, args),

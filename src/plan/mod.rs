@@ -6,11 +6,13 @@
 //! after each answer.
 
 mod environment;
+mod facts;
 mod graph;
 mod lower;
 mod options;
 mod stages;
 
+pub use facts::{predefined_args, stage_bases};
 pub use graph::{
     BaseKey, BaseSource, CacheSharing, CopyOp, CopySource, HistoryEntry, Input, Mount, MountKind, NetworkMode, Op, Plan, RunOp, Script,
     SourceFrom, Target, Vertex, VertexId, WorkdirOp,

@@ -48,4 +48,8 @@ impl Progress for Steps {
         }
         self.inner.event(event);
     }
+
+    fn warnings(&self, warnings: &[crate::dockerfile::lint::Warning]) {
+        self.inner.warnings(warnings);
+    }
 }
