@@ -1,3 +1,5 @@
+//! Tests of the screen.
+
 use super::*;
 use crate::build::OutputStream;
 

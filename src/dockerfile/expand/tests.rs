@@ -1,3 +1,5 @@
+//! Tests of word expansion.
+
 use super::*;
 
 fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {

@@ -1,3 +1,5 @@
+//! Tests of ignore patterns.
+
 use super::*;
 
 #[test]

@@ -1,3 +1,5 @@
+//! Tests of the lint rules.
+
 use super::super::parse;
 use super::*;
 

@@ -1,3 +1,5 @@
+//! Tests of the parser.
+
 use super::*;
 
 fn instructions(text: &str) -> Vec<Instruction> {
