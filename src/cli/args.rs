@@ -141,6 +141,12 @@ pub struct RunArgs {
     /// Variable: NAME=VALUE, or NAME to pass ours on
     #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
+    /// Variables from the lines of a file
+    #[arg(long = "env-file", value_name = "FILE")]
+    pub env_files: Vec<PathBuf>,
+    /// Host name of the container
+    #[arg(long)]
+    pub hostname: Option<String>,
     /// User instead of the image's
     #[arg(short, long)]
     pub user: Option<String>,
@@ -150,10 +156,13 @@ pub struct RunArgs {
     /// Program instead of the image's entrypoint
     #[arg(long)]
     pub entrypoint: Option<String>,
-    /// Network of the container
-    #[arg(long, value_name = "default|none|host", default_value = "host")]
-    pub network: String,
-    /// Mount a directory: SOURCE:TARGET[:ro]
+    /// Network of the container [default: host, or a private one where ports are published]
+    #[arg(long, value_name = "default|none|host")]
+    pub network: Option<String>,
+    /// Port of the container that a port here leads to
+    #[arg(short, long = "publish", value_name = "[[ADDRESS:]PORT:]PORT[/udp]")]
+    pub publish: Vec<String>,
+    /// Mount a file or directory: SOURCE:TARGET[:ro]
     #[arg(short, long = "volume", value_name = "SOURCE:TARGET[:ro]")]
     pub volumes: Vec<String>,
     /// Accepted for compatibility: containers never stay
@@ -162,9 +171,12 @@ pub struct RunArgs {
     /// Keep standard input open (it always is)
     #[arg(short, long)]
     pub interactive: bool,
-    /// Use the terminal we have
+    /// Give the container a terminal
     #[arg(short, long)]
     pub tty: bool,
+    /// Refused: there is no daemon that would keep it
+    #[arg(short, long, hide = true)]
+    pub detach: bool,
 }
 
 /// `rbuild parse`.

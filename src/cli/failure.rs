@@ -12,7 +12,7 @@ pub struct Failure {
     /// One sentence, lower-case, with its causes behind colons.
     pub message: String,
     /// The file and place it points at.
-    pub place: Option<Place>,
+    pub place: Option<Box<Place>>,
     /// What to do about it.
     pub hints: Vec<String>,
     /// What the shell sees.
@@ -60,11 +60,13 @@ impl Failure {
         if fault.span.is_none() {
             failure.message = format!("{path}: {}", fault.message);
         }
-        failure.place = fault.span.map(|span| Place {
-            path: path.to_owned(),
-            text: text.to_owned(),
-            range: trimmed(text, span.start..span.end),
-            label: fault.label.clone(),
+        failure.place = fault.span.map(|span| {
+            Box::new(Place {
+                path: path.to_owned(),
+                text: text.to_owned(),
+                range: trimmed(text, span.start..span.end),
+                label: fault.label.clone(),
+            })
         });
         failure.hints.extend(fault.hint.clone());
         failure
@@ -93,7 +95,7 @@ impl Failure {
         let here = progress::Place::here();
         eprintln!("{}", self.render(here.colour()));
         if here.ci == Some(progress::Ci::GitHub)
-            && let Some(annotation) = self.annotation(|path| in_repository(path))
+            && let Some(annotation) = self.annotation(in_repository)
         {
             eprintln!("{annotation}");
         }

@@ -4,6 +4,7 @@ mod annotations;
 mod args;
 mod build;
 mod call;
+mod container;
 mod contexts;
 mod environment;
 mod failure;
@@ -11,11 +12,13 @@ mod lint;
 mod login;
 mod outputs;
 mod parse;
+mod ports;
 mod progress;
 mod push;
 mod request;
 mod run;
 mod services;
+mod terminal;
 mod write;
 
 use std::process::ExitCode;
@@ -29,12 +32,14 @@ use failure::{EXIT_USAGE, Failure};
 pub fn main() -> ExitCode {
     crate::sandbox::init_if_asked();
     let words = args::with_default_verb(std::env::args_os().collect());
+    let is_run = words.get(1).is_some_and(|verb| verb == "run");
     let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are errors to clap, and successes to the shell.
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+            let usage = if is_run { container::EXIT_NOT_STARTED } else { EXIT_USAGE };
+            return if error.use_stderr() { ExitCode::from(usage) } else { ExitCode::SUCCESS };
         }
     };
     match dispatch(cli) {

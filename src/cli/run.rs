@@ -6,16 +6,29 @@ use crate::{
     build::{self, Silent, chain},
     cli::{
         args::{Cli, RunArgs},
+        container::{self, EXIT_NOT_STARTED},
         failure::Failure,
-        request, services,
+        ports, request, services,
     },
-    oci::{Digest, Platform, Reference},
+    oci::{Descriptor, Digest, Image, Platform, Reference, media_type},
     plan::NetworkMode,
-    sandbox::{self, RootFs, Spec, Stdio},
+    sandbox::{self, DefaultNetwork, Network, Published, RootFs, Spec},
+    store::{Store, StoreError},
 };
 
 /// Runs the image's command, or the one given, and passes its exit code on.
 pub fn run(cli: &Cli, args: &RunArgs) -> Result<ExitCode, Failure> {
+    // docker's code for everything that is not the container's own.
+    start(cli, args).map_err(|failure| Failure { exit_code: failure.exit_code.max(EXIT_NOT_STARTED), ..failure })
+}
+
+fn start(cli: &Cli, args: &RunArgs) -> Result<ExitCode, Failure> {
+    if args.detach {
+        return Err(Failure::usage("--detach is not possible: there is no daemon that would keep the container")
+            .with_hint("start it in the background: `rbuild run IMAGE &`, or `systemd-run --user rbuild run IMAGE`"));
+    }
+    let ports = args.publish.iter().map(|text| ports::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let mounts = volumes(args)?;
     let entered = services::enter()?;
     let services = services::services(cli, &entered, crate::build::SourceOptions::default())?;
     let runtime = services::runtime()?;
@@ -27,31 +40,56 @@ pub fn run(cli: &Cli, args: &RunArgs) -> Result<ExitCode, Failure> {
     let spec = Spec {
         rootfs: RootFs::Overlay { lowers, upper: draft.fs(), work: draft.work(), volatile: true },
         args: command(args, config)?,
-        env: variables(args, config),
+        env: variables(args, config)?,
         cwd: working_directory(args, config),
         user: args.user.clone().unwrap_or_else(|| config.user.clone()),
-        mounts: volumes(args)?,
-        hostname: "rbuild".to_owned(),
-        network: match request::network(&args.network)? {
-            NetworkMode::Default => sandbox::Network::Default,
-            NetworkMode::None => sandbox::Network::None,
-            NetworkMode::Host => sandbox::Network::Host,
-        },
-        stdio: Stdio::Inherit,
+        mounts,
+        hostname: args.hostname.clone().unwrap_or_else(|| "rbuild".to_owned()),
+        network: network(args, ports)?,
         ..Spec::default()
     };
-    let exit = sandbox::run(&spec, None, |_, _| ()).map_err(|error| match &error {
-        sandbox::RunError::Init(sandbox::InitError::Exec { code, .. }) => Failure { exit_code: *code as u8, ..Failure::new(chain(&error)) },
-        _ => Failure { exit_code: 125, ..Failure::new(chain(&error)) },
-    })?;
-    Ok(ExitCode::from(exit.code as u8))
+    container::attach(&runtime, &spec, args.tty)
 }
 
-fn find(store: &crate::store::Store, name: &str) -> Result<crate::oci::Image, Failure> {
-    let fail = |error: crate::store::StoreError| Failure::new(chain(&error));
+/// The host's network, unless ports are published: then a private one that they lead into.
+fn network(args: &RunArgs, ports: Vec<Published>) -> Result<Network, Failure> {
+    let wanted = args.network.as_deref().map(request::network).transpose()?;
+    if ports.is_empty() {
+        return Ok(match wanted {
+            Some(NetworkMode::Default) => Network::Default,
+            Some(NetworkMode::None) => Network::None,
+            Some(NetworkMode::Host) | None => Network::Host,
+        });
+    }
+    if matches!(wanted, Some(NetworkMode::None | NetworkMode::Host)) {
+        return Err(Failure::usage("--publish needs the container to have a network of its own").with_hint("leave --network out"));
+    }
+    let are_the_same = ports.iter().all(|port| port.host_port == port.port);
+    for port in &ports {
+        eprintln!("port {} of the container is port {} here", port.port, port.host_port);
+    }
+    sandbox::publish(ports);
+    match sandbox::default_network() {
+        DefaultNetwork::Private { .. } => Ok(Network::Default),
+        DefaultNetwork::Host { reason } if are_the_same => {
+            eprintln!("warning: {reason}: the container shares the host's network");
+            Ok(Network::Host)
+        }
+        DefaultNetwork::Host { reason } => {
+            Err(Failure::new(format!("ports can't be published: {reason}")).with_hint("install pasta (package `passt`), or free the port"))
+        }
+    }
+}
+
+/// The image of a name, or of its manifest's or config's digest.
+pub fn find(store: &Store, name: &str) -> Result<Image, Failure> {
+    let fail = |error: StoreError| Failure::new(chain(&error));
     let platform = Platform::host();
     let descriptor = match name.parse::<Digest>() {
-        Ok(digest) => Some(crate::oci::Descriptor::new(crate::oci::media_type::OCI_MANIFEST, digest, 0)),
+        Ok(digest) => by_config(store, &digest).map_err(fail)?.or_else(|| {
+            let is_here = store.has_blob(&digest).unwrap_or(false);
+            is_here.then(|| Descriptor::new(media_type::OCI_MANIFEST, digest, 0))
+        }),
         Err(_) => {
             let reference: Reference = name.parse().map_err(|error| Failure::usage(format!("{error}")))?;
             store.resolve(&reference).map_err(fail)?
@@ -61,6 +99,14 @@ fn find(store: &crate::store::Store, name: &str) -> Result<crate::oci::Image, Fa
         Failure::new(format!("the store has no image {name}")).with_hint("`rbuild images` lists them; `rbuild -t NAME` builds one")
     })?;
     store.image(&descriptor, &platform).map_err(fail)
+}
+
+/// The image whose config has this digest: the id that a build tells.
+fn by_config(store: &Store, digest: &Digest) -> Result<Option<Descriptor>, StoreError> {
+    let is_it = |top: &Descriptor| {
+        !media_type::is_index(&top.media_type) && store.manifest(&top.digest).is_ok_and(|manifest| manifest.config.digest == *digest)
+    };
+    Ok(store.images()?.into_iter().map(|image| image.descriptor).find(is_it))
 }
 
 fn command(args: &RunArgs, config: &crate::oci::ContainerConfig) -> Result<Vec<String>, Failure> {
@@ -79,16 +125,23 @@ fn command(args: &RunArgs, config: &crate::oci::ContainerConfig) -> Result<Vec<S
     Ok(words)
 }
 
-fn variables(args: &RunArgs, config: &crate::oci::ContainerConfig) -> Vec<(String, String)> {
-    let split = |text: &String| text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let mut list: Vec<(String, String)> = config.env.iter().filter_map(split).collect();
-    let ours = ["TERM"].into_iter().filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
-    let given = args.env.iter().filter_map(|text| split(text).or_else(|| Some((text.clone(), std::env::var(text).ok()?))));
-    for (name, value) in ours.chain(given) {
+fn variables(args: &RunArgs, config: &crate::oci::ContainerConfig) -> Result<Vec<(String, String)>, Failure> {
+    let split = |text: &str| text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let ours = |name: &str| Some((name.to_owned(), std::env::var(name).ok()?));
+    let mut list: Vec<(String, String)> = config.env.iter().filter_map(|text| split(text)).collect();
+    let mut given: Vec<(String, String)> = Vec::new();
+    given.extend(args.tty.then(|| ours("TERM").unwrap_or_else(|| ("TERM".to_owned(), "xterm".to_owned()))));
+    for file in &args.env_files {
+        let text = std::fs::read_to_string(file).map_err(|error| Failure::new(format!("--env-file {}: {error}", file.display())))?;
+        let lines = text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        given.extend(lines.filter_map(|line| split(line).or_else(|| ours(line))));
+    }
+    given.extend(args.env.iter().filter_map(|text| split(text).or_else(|| ours(text))));
+    for (name, value) in given {
         list.retain(|(known, _)| *known != name);
         list.push((name, value));
     }
-    list
+    Ok(list)
 }
 
 fn working_directory(args: &RunArgs, config: &crate::oci::ContainerConfig) -> String {
@@ -107,6 +160,10 @@ fn volumes(args: &RunArgs) -> Result<Vec<sandbox::Mount>, Failure> {
             Some("ro") => true,
             Some(other) => return Err(Failure::usage(format!("--volume {text}: unknown option `{other}`"))),
         };
+        if !std::path::Path::new(source).exists() {
+            return Err(Failure::new(format!("--volume {text}: {source} is not there"))
+                .with_hint("the source is a file or directory of this machine; make it first"));
+        }
         let source = std::path::absolute(source).map_err(|error| Failure::new(format!("--volume {text}: {error}")))?;
         let parent = source.parent().map_or_else(|| PathBuf::from("/"), PathBuf::from);
         let name = source.file_name().map_or_else(PathBuf::new, PathBuf::from);

@@ -42,12 +42,15 @@ pub fn become_program(spec: &Spec, user: &User, stdin: Option<OwnedFd>, emulator
 }
 
 fn prepare(spec: &Spec, user: &User, stdin: Option<OwnedFd>, emulator: Option<UnixStream>) -> Result<(), InitError> {
-    if spec.stdio == Stdio::Capture {
-        // No terminal to push characters into.
-        rustix::process::setsid().during("start a session")?;
+    // No terminal of ours to push characters into.
+    rustix::process::setsid().during("start a session")?;
+    set_stdin(stdin)?;
+    if spec.stdio == Stdio::Terminal {
+        rustix::process::ioctl_tiocsctty(io::stdin()).during("take the terminal")?;
+    }
+    if spec.stdio != Stdio::Inherit {
         own_streams(user);
     }
-    set_stdin(stdin)?;
     for limit in &spec.ulimits {
         set_limit(limit)?;
     }

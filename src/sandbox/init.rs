@@ -36,7 +36,7 @@ use super::{
     network::{Attachment, NAME_SERVER},
     outcome::{During, Exit, InitError, Message},
     rootfs,
-    spec::{Mount, MountKind, Spec},
+    spec::{Mount, MountKind, Spec, Stdio},
     stubs::{Shape, Stubs},
     user::{self, User},
 };
@@ -120,6 +120,9 @@ fn keep(control: &Control) -> Result<(), InitError> {
     let mut stubs = Stubs::default();
     let ready = build_root(&spec, &network, &mut stubs)?;
     let reaper = process::fork(|| reap(&spec, &ready, Streams { stdin, control }, one_id)).during("fork")?;
+    if spec.stdio != Stdio::Capture {
+        process::forward_signals_to(reaper);
+    }
     let ended = process::wait_for(Some(reaper)).during("wait for the step")?;
     drop(ready);
     // Leaving the step's mount namespace ends it, and with it all that covers the stubs.
@@ -221,7 +224,11 @@ fn start(spec: &Spec, ready: &Ready, streams: Streams<'_>, emulator: Option<Unix
         control.tell(&Message::Failed(exec::become_program(spec, &ready.user, stdin, emulator)));
         1
     };
-    process::fork(program).during("fork")
+    let program = process::fork(program).during("fork")?;
+    if spec.stdio != Stdio::Capture {
+        process::forward_signals_to(program);
+    }
+    Ok(program)
 }
 
 /// Collects every process that ends, orphans too, until the program does.

@@ -60,6 +60,34 @@ pub(super) enum Attachment {
 
 static DEFAULT: OnceLock<DefaultNetwork> = OnceLock::new();
 
+static PUBLISHED: OnceLock<Vec<Published>> = OnceLock::new();
+
+/// A port of the host that leads to one of the private network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// The host's address; None for all.
+    pub address: Option<std::net::IpAddr>,
+    /// The host's port.
+    pub host_port: u16,
+    /// The port inside.
+    pub port: u16,
+    /// UDP instead of TCP.
+    pub is_udp: bool,
+}
+
+impl Published {
+    /// As pasta takes it: `127.0.0.1/8080:80`.
+    fn argument(&self) -> String {
+        let address = self.address.map(|address| format!("{address}/")).unwrap_or_default();
+        format!("{address}{}:{}", self.host_port, self.port)
+    }
+}
+
+/// Lets ports of the host lead into the private network. To be said before [`default_network`] is asked for.
+pub fn publish(ports: Vec<Published>) {
+    let _ = PUBLISHED.set(ports);
+}
+
 /// The default network; the first call starts it.
 pub fn default_network() -> &'static DefaultNetwork {
     DEFAULT.get_or_init(|| match start() {
@@ -124,8 +152,15 @@ fn start_pasta(namespace: &Path, ready: &Path) -> io::Result<Child> {
     let mut command = Command::new("pasta");
     command.arg("--netns").arg(namespace).arg("--pid").arg(ready);
     command.args(["--netns-only", "--no-netns-quit", "--foreground", "--quiet", "--config-net", "--no-map-gw", "--runas", "0"]);
-    // No ports from or to the host's loopback.
-    command.args(["-t", "none", "-u", "none", "-T", "none", "-U", "none", "--dns-forward", NAME_SERVER]);
+    // No ports of the host's loopback, and to it only those that were asked for.
+    command.args(["-T", "none", "-U", "none", "--dns-forward", NAME_SERVER]);
+    for (option, is_udp) in [("-t", false), ("-u", true)] {
+        let ports: Vec<String> =
+            PUBLISHED.get().into_iter().flatten().filter(|port| port.is_udp == is_udp).map(Published::argument).collect();
+        for port in if ports.is_empty() { vec!["none".to_owned()] } else { ports } {
+            command.args([option, &port]);
+        }
+    }
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     process::end_with_this_thread(&mut command);
     command.spawn().map_err(|error| match error.kind() {

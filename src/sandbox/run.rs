@@ -13,6 +13,7 @@ use std::{
     time::Instant,
 };
 
+use nix::unistd::Pid;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
 use super::{
@@ -55,14 +56,33 @@ impl Cancel {
 }
 
 /// Runs a step to its end and hands its output on as it comes.
-pub fn run(spec: &Spec, cancel: Option<&Cancel>, mut output: impl FnMut(Stream, &[u8])) -> Result<Exit, RunError> {
+pub fn run(spec: &Spec, cancel: Option<&Cancel>, output: impl FnMut(Stream, &[u8])) -> Result<Exit, RunError> {
+    run_with(spec, cancel, None, |_| (), output)
+}
+
+/// Runs a step with our streams or, where one is given, on a terminal of its own. `started` learns the process that
+/// passes signals on to the step's program.
+pub fn run_attached(spec: &Spec, terminal: Option<OwnedFd>, started: impl FnOnce(Pid)) -> Result<Exit, RunError> {
+    let stdio = if terminal.is_some() { Stdio::Terminal } else { Stdio::Inherit };
+    run_with(&Spec { stdio, ..spec.clone() }, None, terminal, started, |_, _| ())
+}
+
+fn run_with(
+    spec: &Spec,
+    cancel: Option<&Cancel>,
+    terminal: Option<OwnedFd>,
+    started: impl FnOnce(Pid),
+    mut output: impl FnMut(Stream, &[u8]),
+) -> Result<Exit, RunError> {
     let oom_before = oom::kills();
     let mut spec = spec.clone();
     // Their sockets and threads live as long as the step.
     let _proxies = ssh::start_proxies(&mut spec).map_err(RunError::Start)?;
     let timeout = spec.timeout;
     let network = network::attachment(&spec.network);
-    let mut step = Step::start(&Order { spec, network, one_id: enter::current() == Rung::Single }).map_err(RunError::Start)?;
+    let order = Order { spec, network, one_id: enter::current() == Rung::Single };
+    let mut step = Step::start(&order, terminal).map_err(RunError::Start)?;
+    started(Pid::from_raw(i32::try_from(step.child.id()).unwrap_or(i32::MAX)));
     let deadline = timeout.map(|timeout| (Instant::now() + timeout, timeout));
     let mut answer = Vec::new();
     let mut buffer = vec![0; 65536];
@@ -107,26 +127,37 @@ struct Step {
 }
 
 impl Step {
-    fn start(order: &Order) -> io::Result<Self> {
+    fn start(order: &Order, terminal: Option<OwnedFd>) -> io::Result<Self> {
         let (control, theirs) = UnixStream::pair()?;
         let mut command = Command::new(selfexe::path()?);
         command.arg0("rbuild-init").arg(init::ARGUMENT).env_clear().current_dir("/").stdin(OwnedFd::from(theirs));
         if order.spec.stdio == Stdio::Capture {
             command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        } else {
+            // What is typed at our terminal is a signal to us, who pass it on once.
+            command.process_group(0);
+        }
+        if let Some(terminal) = &terminal {
+            command.stdout(terminal.try_clone()?).stderr(terminal.try_clone()?);
         }
         let child = command.spawn()?;
         // The command still holds the other end, which would keep the socket open for ever.
         drop(command);
         let step = Self { child, control: Some(control), ended: false };
-        step.send(order)?;
+        step.send(order, terminal)?;
         Ok(step)
     }
 
-    fn send(&self, order: &Order) -> io::Result<()> {
+    fn send(&self, order: &Order, terminal: Option<OwnedFd>) -> io::Result<()> {
         let Some(mut control) = self.control.as_ref() else { return Ok(()) };
         let text = serde_json::to_vec(order)?;
         let stdin = io::stdin();
-        fdpass::send(control, text[0], (order.spec.stdio == Stdio::Inherit).then(|| stdin.as_fd()))?;
+        let passed = match order.spec.stdio {
+            Stdio::Capture => None,
+            Stdio::Inherit => Some(stdin.as_fd()),
+            Stdio::Terminal => terminal.as_ref().map(AsFd::as_fd),
+        };
+        fdpass::send(control, text[0], passed)?;
         control.write_all(&text[1..])?;
         control.shutdown(Shutdown::Write)
     }

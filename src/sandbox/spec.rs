@@ -176,6 +176,8 @@ pub struct Ulimit {
 pub enum Stdio {
     /// Input is empty, output is handed to the caller.
     Capture,
-    /// All three are rbuild's own, the terminal too (`rbuild run`).
+    /// All three are rbuild's own; a terminal among them is not the step's to control (`rbuild run`).
     Inherit,
+    /// A terminal of the step's own (`rbuild run -t`).
+    Terminal,
 }

@@ -12,6 +12,7 @@ use std::{
     },
     process::Command,
     ptr,
+    sync::atomic::{AtomicI32, Ordering},
 };
 
 use nix::unistd::{ForkResult, Pid};
@@ -136,6 +137,27 @@ pub fn end_with_this_thread(command: &mut Command) {
     };
     // SAFETY: the closure makes two system calls and neither allocates nor takes locks.
     unsafe { command.pre_exec(tie) };
+}
+
+/// Whom [`forward_signals_to`] names.
+static FORWARD_TO: AtomicI32 = AtomicI32::new(0);
+
+/// Passes every signal that asks a program to do something on to a child, instead of being ended by it.
+pub fn forward_signals_to(child: Pid) {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    FORWARD_TO.store(child.as_raw(), Ordering::SeqCst);
+    let action = SigAction::new(SigHandler::Handler(forward), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2] {
+        // SAFETY: the handler makes one system call and keeps errno; both are allowed in a handler.
+        let _ = unsafe { sigaction(signal, &action) };
+    }
+}
+
+extern "C" fn forward(signal: libc::c_int) {
+    let errno = nix::errno::Errno::last_raw();
+    // SAFETY: kill takes two numbers. The child is waited for by us alone, so the number is still its own.
+    unsafe { libc::kill(FORWARD_TO.load(Ordering::SeqCst), signal) };
+    nix::errno::Errno::set_raw(errno);
 }
 
 /// Gives all signals their default action and an empty mask, as a new program expects them.

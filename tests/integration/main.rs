@@ -11,4 +11,5 @@ mod faults;
 mod kills;
 mod outputs;
 mod push;
+mod run;
 mod support;

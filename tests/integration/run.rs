@@ -1,0 +1,141 @@
+//! `rbuild run`: exit codes, streams, signals, ports, and a terminal.
+
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::support::Bed;
+
+/// A bed with an image `app` that serves /www on port 8080.
+fn with_app(bed: &Bed) {
+    bed.dockerfile("FROM alpine\nRUN mkdir /www && echo hello > /www/index.html\nCMD [\"busybox\", \"httpd\", \"-f\", \"-p\", \"8080\", \"-h\", \"/www\"]\n");
+    bed.image("app", &[]);
+}
+
+fn kill(child: &Child, signal: &str) {
+    Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+}
+
+/// What a web server answers, once it does.
+fn fetch(port: u16) -> String {
+    let until = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < until {
+        if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) {
+            let _ = stream.write_all(b"GET / HTTP/1.0\r\n\r\n");
+            let mut text = String::new();
+            if stream.read_to_string(&mut text).is_ok() && !text.is_empty() {
+                return text;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("nobody answers on port {port}");
+}
+
+#[test]
+fn exit_codes_are_dockers() {
+    let bed = Bed::caller();
+    with_app(&bed);
+    let cases: &[(&[&str], i32)] = &[
+        (&["app", "sh", "-c", "exit 7"], 7),
+        (&["app", "sh", "-c", "kill -9 $$"], 137),
+        (&["app", "no-such-program"], 127),
+        (&["app", "/www"], 126),
+        (&["no-such-image"], 125),
+        (&["--no-such-flag", "app"], 125),
+        (&["-d", "app"], 125),
+        (&["-v", "no-such-directory:/x", "app", "true"], 125),
+        (&["-it", "app", "true"], 125),
+    ];
+    for (arguments, code) in cases {
+        bed.run(&[&["run"], *arguments].concat()).fails_with(*code);
+    }
+}
+
+#[test]
+fn what_is_given_replaces_what_the_image_says() {
+    for bed in Bed::each_user() {
+        with_app(&bed);
+        bed.file("env", "# a comment\nFROM_FILE=1\n").file("shared/file", "shared\n");
+        let shared = bed.path("context/shared").display().to_string();
+        let outcome = bed.run(&[
+            "run",
+            "--rm",
+            "-e",
+            "A=2",
+            "--env-file",
+            "env",
+            "-w",
+            "/tmp",
+            "-u",
+            "1000:1000",
+            "-v",
+            &format!("{shared}:/s:ro"),
+            "--hostname",
+            "h",
+            "app",
+            "sh",
+            "-c",
+            "echo $FROM_FILE$A $(pwd) $(id -u) $(cat /s/file) $(hostname); touch /s/new || exit 3",
+        ]);
+        outcome.fails_with(3).says("12 /tmp 1000 shared h");
+        bed.run(&["run", "--entrypoint", "echo", "app", "only this"]).succeeds().says("only this");
+    }
+}
+
+#[test]
+fn a_published_port_leads_to_the_container() {
+    let bed = Bed::caller();
+    with_app(&bed);
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut child = bed.command(&["run", "-p", &format!("{port}:8080"), "app"]).stderr(Stdio::null()).spawn().unwrap();
+    assert!(fetch(port).ends_with("hello\n"));
+    kill(&child, "-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
+#[test]
+fn signals_reach_the_program_once() {
+    let bed = Bed::caller();
+    with_app(&bed);
+    let script = "n=0; trap 'n=$((n+1)); echo got $n' INT; trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done";
+    let mut child = bed.command(&["run", "app", "sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = child.stdout.take().unwrap();
+    let mut read = || {
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while out.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
+            line.push(byte[0]);
+        }
+        String::from_utf8(line).unwrap()
+    };
+    assert_eq!(read(), "ready");
+    kill(&child, "-INT");
+    assert_eq!(read(), "got 1");
+    kill(&child, "-INT");
+    assert_eq!(read(), "got 2");
+    kill(&child, "-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(5));
+}
+
+#[test]
+fn a_terminal_has_its_size_and_signals() {
+    let bed = Bed::caller();
+    with_app(&bed);
+    // script(1) has the terminal that we have not.
+    let line = format!(
+        "stty rows 33 cols 77; {} run -it app sh -c 'stty size; trap \"exit 6\" INT; kill -INT 0; sleep 9'",
+        env!("CARGO_BIN_EXE_rbuild")
+    );
+    let mut command = Command::new("script");
+    command.args(["-qec", &line, "/dev/null"]).env("RBUILD_STORE", bed.store()).env("HOME", bed.path("home")).stdin(Stdio::null());
+    let output = match command.output() {
+        Err(error) => return eprintln!("skipped: no script(1): {error}"),
+        Ok(output) => output,
+    };
+    assert_eq!(output.status.code(), Some(6), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("33 77"), "{output:?}");
+}
