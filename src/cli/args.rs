@@ -25,6 +25,22 @@ pub enum Verb {
     Run(RunArgs),
     /// List the images of the store
     Images(ImagesArgs),
+    /// Give an image of the store more names
+    Tag(super::images::TagArgs),
+    /// Take names of images away
+    Rm(super::images::RemoveArgs),
+    /// Write an image of the store as an archive
+    Save(super::images::SaveArgs),
+    /// Copy an image between the store, registries, layouts and archives
+    Copy(super::copy::CopyArgs),
+    /// Show an image's manifest, config and layers, and what they waste
+    Inspect(super::inspect::InspectArgs),
+    /// Show how an image was made
+    History(super::inspect::HistoryArgs),
+    /// Show what differs between two images, and in which layer
+    Diff(super::diff::DiffArgs),
+    /// Join images of several platforms
+    Index(super::index::IndexArgs),
     /// Push an image of the store to its registry
     Push(super::push::PushArgs),
     /// Log in to a registry

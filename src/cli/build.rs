@@ -3,10 +3,10 @@
 use std::{io::Write, process::ExitCode, sync::Arc};
 
 use crate::{
-    build::{self, BuildError, Outcome, Request, chain},
+    build::{self, BuildError, Outcome, Request},
     cli::{
         annotations::Annotation,
-        args::{BuildArgs, Cli, ImagesArgs},
+        args::{BuildArgs, Cli},
         call::{Call, Method},
         contexts, environment,
         failure::Failure,
@@ -89,21 +89,6 @@ fn push_client(output: &OutputSpec, services: &build::Services) -> Result<Client
     let names = output.attributes.get("name").map(String::as_str).unwrap_or_default().split(',');
     let hosts = names.filter_map(|name| Some(name.parse::<Reference>().ok()?.registry().to_owned()));
     services::client(&hosts.collect::<Vec<_>>())
-}
-
-/// `rbuild images`.
-pub fn images(cli: &Cli, args: &ImagesArgs) -> Result<ExitCode, Failure> {
-    let store = services::open_store(cli)?;
-    let images = store.images().map_err(|error| Failure::new(chain(&error)))?;
-    let mut out = std::io::stdout().lock();
-    for image in images {
-        let line = match args.json {
-            true => serde_json::json!({"name": image.name.to_string(), "digest": image.descriptor.digest}).to_string(),
-            false => format!("{}  {}", image.descriptor.digest, image.name.familiar()),
-        };
-        let _ = writeln!(out, "{line}");
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// What the summary tells of the image.

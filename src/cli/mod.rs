@@ -6,8 +6,14 @@ mod build;
 mod call;
 mod container;
 mod contexts;
+mod copy;
+mod diff;
 mod environment;
 mod failure;
+mod find;
+mod images;
+mod index;
+mod inspect;
 mod lint;
 mod login;
 mod outputs;
@@ -53,7 +59,15 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Build(args) => build::build(&cli, args),
         Verb::Parse(args) => parse::parse(args),
         Verb::Run(args) => run::run(&cli, args),
-        Verb::Images(args) => build::images(&cli, args),
+        Verb::Images(args) => images::images(&cli, args),
+        Verb::Tag(args) => images::tag(&cli, args),
+        Verb::Rm(args) => images::remove(&cli, args),
+        Verb::Save(args) => images::save(&cli, args),
+        Verb::Copy(args) => copy::copy(&cli, args),
+        Verb::Inspect(args) => inspect::inspect(&cli, args),
+        Verb::History(args) => inspect::history(&cli, args),
+        Verb::Diff(args) => diff::diff(&cli, args),
+        Verb::Index(args) => index::index(&cli, args),
         Verb::Push(args) => push::push(&cli, args),
         Verb::Login(args) => login::login(args),
         Verb::Logout(args) => login::logout(args),

@@ -8,12 +8,10 @@ use crate::{
         args::{Cli, RunArgs},
         container::{self, EXIT_NOT_STARTED},
         failure::Failure,
-        ports, request, services,
+        find, ports, request, services,
     },
-    oci::{Descriptor, Digest, Image, Platform, Reference, media_type},
     plan::NetworkMode,
     sandbox::{self, DefaultNetwork, Network, Published, RootFs, Spec},
-    store::{Store, StoreError},
 };
 
 /// Runs the image's command, or the one given, and passes its exit code on.
@@ -32,7 +30,7 @@ fn start(cli: &Cli, args: &RunArgs) -> Result<ExitCode, Failure> {
     let entered = services::enter()?;
     let services = services::services(cli, &entered, crate::build::SourceOptions::default())?;
     let runtime = services::runtime()?;
-    let image = find(&services.store, &args.image)?;
+    let (_, image) = find::image(&services.store, &args.image, None)?;
     let config = &image.config.config;
     let progress: Arc<dyn build::Progress> = Arc::new(Silent);
     let lowers = runtime.block_on(build::unpack_image(&image, &services, &progress)).map_err(|error| Failure::new(error.message))?;
@@ -79,34 +77,6 @@ fn network(args: &RunArgs, ports: Vec<Published>) -> Result<Network, Failure> {
             Err(Failure::new(format!("ports can't be published: {reason}")).with_hint("install pasta (package `passt`), or free the port"))
         }
     }
-}
-
-/// The image of a name, or of its manifest's or config's digest.
-pub fn find(store: &Store, name: &str) -> Result<Image, Failure> {
-    let fail = |error: StoreError| Failure::new(chain(&error));
-    let platform = Platform::host();
-    let descriptor = match name.parse::<Digest>() {
-        Ok(digest) => by_config(store, &digest).map_err(fail)?.or_else(|| {
-            let is_here = store.has_blob(&digest).unwrap_or(false);
-            is_here.then(|| Descriptor::new(media_type::OCI_MANIFEST, digest, 0))
-        }),
-        Err(_) => {
-            let reference: Reference = name.parse().map_err(|error| Failure::usage(format!("{error}")))?;
-            store.resolve(&reference).map_err(fail)?
-        }
-    };
-    let descriptor = descriptor.ok_or_else(|| {
-        Failure::new(format!("the store has no image {name}")).with_hint("`rbuild images` lists them; `rbuild -t NAME` builds one")
-    })?;
-    store.image(&descriptor, &platform).map_err(fail)
-}
-
-/// The image whose config has this digest: the id that a build tells.
-fn by_config(store: &Store, digest: &Digest) -> Result<Option<Descriptor>, StoreError> {
-    let is_it = |top: &Descriptor| {
-        !media_type::is_index(&top.media_type) && store.manifest(&top.digest).is_ok_and(|manifest| manifest.config.digest == *digest)
-    };
-    Ok(store.images()?.into_iter().map(|image| image.descriptor).find(is_it))
 }
 
 fn command(args: &RunArgs, config: &crate::oci::ContainerConfig) -> Result<Vec<String>, Failure> {

@@ -5,10 +5,13 @@
 //! are sorted, headers fixed. A file appears under its name only when it is whole.
 
 mod archive;
+mod compare;
 mod destination;
 mod directory;
 mod error;
+mod import;
 mod layout;
+mod listing;
 mod manifest;
 mod push;
 mod rootfs;
@@ -17,10 +20,13 @@ mod testing;
 mod unnamed;
 
 pub use archive::{write_docker_archive, write_oci_archive};
+pub use compare::{Differences, FileDifference, compare, kind_name};
 pub use destination::FileDestination;
 pub use directory::write_oci_directory;
 pub use error::{ExportError, Result};
+pub use import::{fetch_blob, fetch_layers, import_archive, import_layout, import_metadata};
 pub use layout::LayoutOptions;
+pub use listing::{LayerFacts, Listed, Listing, list};
 pub use manifest::{ImageOptions, write_image, write_index, write_manifest};
 pub use push::{Obtain, PushEvent, Pusher};
 pub use rootfs::{RootfsTree, empty_directory, write_rootfs_directory, write_rootfs_tar};

@@ -33,6 +33,7 @@ mod check;
 mod collect;
 mod database;
 mod error;
+mod find;
 mod images;
 #[cfg(test)]
 mod kill_tests;

@@ -13,3 +13,4 @@ mod outputs;
 mod push;
 mod run;
 mod support;
+mod verbs;

@@ -13,6 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use futures_util::future::FutureExt;
 
 pub use self::{
+    files::standard_output,
     form::Form,
     metadata::Written,
     registry::{nothing_more, push},

@@ -1,0 +1,161 @@
+//! `rbuild images`, `tag`, `rm` and `save`: names in the store, and images out of it.
+
+use std::{io::Write, path::PathBuf, process::ExitCode};
+
+use clap::Args;
+
+use crate::{
+    build::chain,
+    cli::{
+        args::{Cli, ImagesArgs},
+        failure::Failure,
+        find,
+        progress::size,
+        services, write,
+    },
+    export::{self, FileDestination, LayoutOptions},
+    oci::{Descriptor, Platform, Reference, media_type},
+    store::Store,
+};
+
+/// `rbuild tag`.
+#[derive(Debug, Args, Clone)]
+pub struct TagArgs {
+    /// Image: a name, or a digest or its beginning
+    pub image: String,
+    /// Names to give it
+    #[arg(required = true, value_name = "NAME[:TAG]")]
+    pub names: Vec<String>,
+}
+
+/// `rbuild rm`.
+#[derive(Debug, Args, Clone)]
+pub struct RemoveArgs {
+    /// Names to take away; `rbuild prune` then frees the space
+    #[arg(required = true, value_name = "NAME[:TAG]")]
+    pub names: Vec<String>,
+}
+
+/// `rbuild save`.
+#[derive(Debug, Args, Clone)]
+pub struct SaveArgs {
+    /// Image: a name, or a digest or its beginning
+    pub image: String,
+    /// File [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// An archive for docker load, or one that is an OCI layout (both are that)
+    #[arg(long, value_name = "docker|oci", default_value = "docker")]
+    pub format: String,
+    /// Of these platforms only
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+}
+
+/// Lists names.
+pub fn images(cli: &Cli, args: &ImagesArgs) -> Result<ExitCode, Failure> {
+    let store = services::open_store(cli)?;
+    let images = store.images().map_err(|error| Failure::new(chain(&error)))?;
+    let mut out = std::io::stdout().lock();
+    let width = images.iter().map(|image| image.name.familiar().len()).max().unwrap_or(0).max(4);
+    if !args.json && !images.is_empty() {
+        let _ = writeln!(out, "{:width$}  {:19}  {:10}  {:9}  PLATFORMS", "NAME", "DIGEST", "CREATED", "SIZE");
+    }
+    for image in images {
+        let facts = Facts::of(&store, &image.descriptor);
+        let _ = match args.json {
+            true => {
+                let value = serde_json::json!({
+                    "name": image.name.to_string(),
+                    "digest": image.descriptor.digest,
+                    "platforms": facts.platforms,
+                    "size": facts.size_bytes,
+                    "created": facts.created,
+                });
+                writeln!(out, "{value}")
+            }
+            false => {
+                let (name, digest) = (image.name.familiar(), crate::build::short(&image.descriptor.digest));
+                let day = facts.created.as_deref().and_then(|time| time.get(..10)).unwrap_or("-");
+                writeln!(out, "{name:width$}  {digest}  {day:10}  {:9}  {}", size(facts.size_bytes), facts.platforms.join(" "))
+            }
+        };
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a list says of an image.
+#[derive(Default)]
+struct Facts {
+    platforms: Vec<String>,
+    size_bytes: u64,
+    created: Option<String>,
+}
+
+impl Facts {
+    /// What can be read: a list does not fail for one damaged image.
+    fn of(store: &Store, top: &Descriptor) -> Self {
+        let mut facts = Self::default();
+        facts.add(store, top, 0);
+        facts
+    }
+
+    fn add(&mut self, store: &Store, descriptor: &Descriptor, depth: u32) {
+        if media_type::is_index(&descriptor.media_type) {
+            let children = store.index_blob(&descriptor.digest).map(|index| index.manifests).unwrap_or_default();
+            children.iter().filter(|_| depth < 4).for_each(|child| self.add(store, child, depth + 1));
+        } else if let Ok(image) = store.image(descriptor, &Platform::host()) {
+            self.platforms.push(image.platform.to_string());
+            self.size_bytes += image.layers.iter().map(|layer| layer.descriptor.size).sum::<u64>();
+            self.created = image.config.created;
+        }
+    }
+}
+
+/// Gives an image more names.
+pub fn tag(cli: &Cli, args: &TagArgs) -> Result<ExitCode, Failure> {
+    let names = names(&args.names)?;
+    let store = services::open_store(cli)?;
+    let found = find::descriptor(&store, &args.image)?;
+    store.tag_all(&names, &found).map_err(|error| Failure::new(chain(&error)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Takes names away.
+pub fn remove(cli: &Cli, args: &RemoveArgs) -> Result<ExitCode, Failure> {
+    let names = names(&args.names)?;
+    let store = services::open_store(cli)?;
+    for name in names {
+        if !store.untag(&name).map_err(|error| Failure::new(chain(&error)))? {
+            return Err(Failure::new(format!("the store has no image {}", name.familiar())).with_hint("`rbuild images` lists them"));
+        }
+        eprintln!("removed {}", name.familiar());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes an archive.
+pub fn save(cli: &Cli, args: &SaveArgs) -> Result<ExitCode, Failure> {
+    let store = services::open_store(cli)?;
+    let top = match (&args.platform, args.format.as_str()) {
+        (Some(platform), _) => find::image(&store, &args.image, Some(platform))?.0,
+        _ => find::descriptor(&store, &args.image)?,
+    };
+    let names = args.image.parse::<Reference>().ok().filter(|name| store.resolve(name).is_ok_and(|found| found.is_some()));
+    let options = LayoutOptions { names: names.into_iter().collect(), ..LayoutOptions::default() };
+    let destination = match &args.output {
+        Some(path) => FileDestination::Path(path.clone()),
+        None => write::standard_output()?,
+    };
+    let written = match args.format.as_str() {
+        "docker" => export::write_docker_archive(&store, &top, destination, &options),
+        "oci" => export::write_oci_archive(&store, &top, destination, &options),
+        other => return Err(Failure::usage(format!("--format {other} is unknown")).with_hint("docker or oci")),
+    };
+    written.map_err(|error| Failure::new(chain(&error)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn names(texts: &[String]) -> Result<Vec<Reference>, Failure> {
+    texts.iter().map(|text| text.parse().map_err(|error| Failure::usage(format!("{error}")))).collect()
+}
