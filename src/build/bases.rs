@@ -16,7 +16,7 @@ use crate::{
         layer::BlobSource,
         request::{ContextSource, PullPolicy, Request, Services},
     },
-    dockerfile::Dockerfile,
+    dockerfile::{Dockerfile, suggest},
     oci::{Descriptor, Digest, Image, ImageConfig, Index, Layer, Manifest, Platform, Reference, media_type},
     plan::{self, Base, BaseKey, BaseSource, Bases, Options, Plan},
     store::BlobWriter,
@@ -52,12 +52,22 @@ pub async fn plan(
         }
         let answers = missing.iter().map(|(key, span)| async {
             let found = resolve(key, request, services, progress).await;
-            found.map_err(|error| error.at(*span))
+            found.map_err(|error| near_stage(error.at(*span), key, dockerfile))
         });
         for (key, found) in missing.keys().zip(futures_util::future::try_join_all(answers).await?) {
             bases.insert(key.clone(), found.base.clone());
             resolved.insert(key.clone(), found);
         }
+    }
+}
+
+/// A name that no registry knows may be a stage's with a slip in it.
+fn near_stage(error: BuildError, key: &BaseKey, dockerfile: &Dockerfile) -> BuildError {
+    let BaseSource::Registry(reference) = &key.source else { return error };
+    let names = dockerfile.stages.iter().filter_map(|stage| stage.name.as_ref()).map(|name| name.text.to_lowercase());
+    match suggest::nearest(&reference.familiar(), names) {
+        Some(near) => BuildError { hint: Some(format!("no stage has this name; did you mean {near}?")), ..error },
+        None => error,
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
         key::source_name,
         layer::{blocking, directories, open_roots},
     },
-    dockerfile::{chmod::Chmod, ignore::Matcher},
+    dockerfile::{chmod::Chmod, ignore::Matcher, suggest},
     plan::{CopyOp, Input, MountKind, Op, SourceFrom, VertexId, WorkdirOp},
     snapshot::{
         self, Ownership, Timestamp,
@@ -238,8 +238,31 @@ impl Engine {
                 return failed.with_hint(format!("{file}:{line} hides it: `{pattern}`; add `!{path}` below that line to let it through"));
             }
         }
-        failed
+        match error {
+            copy::CopyError::NotFound { path } => match near_file(path, op, opened) {
+                Some(near) => failed.with_hint(format!("did you mean {near}?")),
+                None => failed,
+            },
+            _ => failed,
+        }
     }
+}
+
+/// A file beside the missing one whose name is nearly the same.
+fn near_file(missing: &Path, op: &CopyOp, opened: &[Opened]) -> Option<String> {
+    let parent = missing.parent()?;
+    let name = missing.file_name()?.to_str()?;
+    let is_source = |path: &str| Path::new("/").join(path.trim_start_matches("./").trim_start_matches('/')) == *missing;
+    let (_, opened) = op.sources.iter().zip(opened).find(|(source, _)| is_source(source.path.trim_end_matches('/')))?;
+    let names = match opened {
+        Opened::Context(files) => files.tree.read_dir(parent).ok()?,
+        Opened::Layers(tree) => tree.read_dir(parent).ok()?,
+        Opened::Inline { .. } | Opened::Fetched(_) => return None,
+    };
+    let names: Vec<String> = names.into_iter().filter_map(|name| name.into_string().ok()).collect();
+    let same = names.iter().find(|known| known.eq_ignore_ascii_case(name)).cloned();
+    let near = same.or_else(|| suggest::nearest(name, &names))?;
+    Some(parent.join(near).display().to_string().trim_start_matches('/').to_owned())
 }
 
 impl Flags {

@@ -185,7 +185,7 @@ impl Engine {
         let (eager, parent) = tokio::join!(eager, parent);
         let parent = parent?;
         eager?;
-        self.with_parent(id, parent).await.map_err(|error| error.at(vertex.span))
+        self.with_parent(id, parent).await.map_err(|error| error.in_vertex(vertex))
     }
 
     fn image(&self, id: VertexId, key: &crate::plan::BaseKey) -> Result<Realised, BuildError> {

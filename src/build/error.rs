@@ -2,6 +2,7 @@
 
 use crate::{
     dockerfile::{Diagnostic, Span},
+    plan::{Vertex, trigger_label},
     store::StoreError,
 };
 
@@ -53,6 +54,16 @@ impl BuildError {
     pub fn at(mut self, span: Span) -> Self {
         self.span = self.span.or(Some(span));
         self
+    }
+
+    /// The same at a vertex's instruction; what a trigger does is told with its FROM.
+    pub fn in_vertex(self, vertex: &Vertex) -> Self {
+        let trigger = vertex.name.split_once("] ONBUILD ").map(|(_, text)| trigger_label(text));
+        let failed = self.at(vertex.span);
+        match trigger {
+            Some(label) if failed.span == Some(vertex.span) => Self { label: failed.label.or(Some(label)), ..failed },
+            _ => failed,
+        }
     }
 
     /// The same with a hint, unless it has one.

@@ -105,6 +105,8 @@ pub struct Services {
     pub cancel: Arc<crate::sandbox::Cancel>,
     /// The soft and hard limit of open files that RUN steps get.
     pub open_files: (u64, u64),
+    /// Where emulators of other processors are looked for.
+    pub search_path: Arc<[PathBuf]>,
     /// Threads that compress.
     pub pool: Arc<crate::snapshot::CompressPool>,
 }

@@ -47,11 +47,19 @@ impl Engine {
         }
         env.extend(op.proxy_env.iter().filter(|(name, _)| !op.env.iter().any(|(known, _)| known == name)).cloned());
         let spec = self.spec(op, env, mounts, RootFs::Overlay { lowers, upper: draft.fs(), work: draft.work(), volatile: true });
-        let exit = self.run_spec(id, spec).await?;
+        let emulation = self.emulation(id).await?;
+        let ended = self.run_spec(id, spec).await.and_then(|exit| check_exit(op, exit));
         drop(held);
-        check_exit(op, exit)?;
+        ended.map_err(|error| explain(error, emulation))?;
         let snapshot = snapshot.clone();
         blocking(move || draft.commit(&snapshot).map(drop).map_err(BuildError::store)).await
+    }
+
+    /// Makes programs of the step's platform runnable. What stands against it only matters if the step then fails: it may
+    /// run programs of this machine alone.
+    async fn emulation(&self, id: VertexId) -> Result<Option<sandbox::EmulationError>, BuildError> {
+        let (platform, search_path) = (self.plan.vertices[id.0].platform.clone(), self.services.search_path.clone());
+        blocking(move || Ok(sandbox::emulation::prepare(&platform, &search_path).err())).await
     }
 
     fn spec(&self, op: &RunOp, env: Vec<(String, String)>, mounts: Vec<sandbox::Mount>, rootfs: RootFs) -> Spec {
@@ -248,13 +256,30 @@ fn check_exit(op: &RunOp, exit: Exit) -> Result<(), BuildError> {
     })
 }
 
+/// A program that can't be executed may be another processor's: then that is what is said.
+fn explain(error: BuildError, emulation: Option<sandbox::EmulationError>) -> BuildError {
+    match (emulation, error.kind) {
+        (Some(missing), Kind::Run(126 | 127 | 255)) => {
+            let fix = missing.fix.clone().or(error.hint.clone());
+            BuildError { message: format!("{}: {missing}", error.message), hint: fix, ..error }
+        }
+        _ => error,
+    }
+}
+
 fn run_error(spec: &Spec, error: &RunError) -> BuildError {
     match error {
         RunError::Cancelled => BuildError::new(Kind::Cancelled, "cancelled"),
-        RunError::Init(sandbox::InitError::Exec { code, .. }) => BuildError::new(
-            Kind::Run(*code),
-            format!("process \"{}\" did not complete successfully: {}: exit code: {code}", spec.args.join(" "), chain(error)),
-        ),
+        RunError::Init(sandbox::InitError::Exec { code, .. }) => {
+            let message = format!("process \"{}\" did not complete successfully: {}: exit code: {code}", spec.args.join(" "), chain(error));
+            let failed = BuildError::new(Kind::Run(*code), message);
+            match spec.args.first() {
+                Some(program) if *code == 127 => failed.with_hint(format!(
+                    "this root filesystem has no {program}, or lacks what it is linked with; COPY it from another stage, or start FROM an image that has it"
+                )),
+                _ => failed,
+            }
+        }
         _ => BuildError::new(Kind::Step, format!("process \"{}\" did not complete successfully: {}", spec.args.join(" "), chain(error))),
     }
 }

@@ -105,3 +105,8 @@ fn certificates() -> Vec<reqwest::Certificate> {
     let text = variable("SSL_CERT_FILE").and_then(|path| std::fs::read(path).ok());
     text.and_then(|bytes| reqwest::Certificate::from_pem_bundle(&bytes).ok()).unwrap_or_default()
 }
+
+/// The directories of PATH.
+pub fn search_path() -> Vec<PathBuf> {
+    std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
+}

@@ -17,6 +17,25 @@ use crate::{
 /// Secrets larger than this are refused (BuildKit's limit).
 const SECRET_LIMIT_BYTES: u64 = 500 << 10;
 
+/// What `--ulimit` knows.
+const ULIMITS: [&str; 15] = [
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
+
 /// The request that the arguments make. `layers` is how most outputs want layers written.
 pub fn request(args: &BuildArgs, layers: LayerPolicy) -> Result<Request, Failure> {
     let build_args = build_args(args)?;
@@ -94,7 +113,8 @@ fn options(
     target_platform: Platform,
     explicit_platform: bool,
 ) -> Result<Options, Failure> {
-    let allow_host_network = args.allow.iter().any(|name| name == "network.host");
+    // Whoever asks for the host's network for all steps has allowed it, as with buildx.
+    let allow_host_network = args.network == "host" || args.allow.iter().any(|name| name == "network.host");
     if let Some(other) = args.allow.iter().find(|name| *name != "network.host") {
         return Err(Failure::usage(format!("--allow {other} is not possible here"))
             .with_hint("rbuild has no privileged mode; network.host is what can be allowed"));
@@ -155,7 +175,8 @@ fn named_contexts(args: &BuildArgs) -> Result<NamedContexts, Failure> {
 /// Named contexts that have to be fetched: name and URL.
 pub fn remote_contexts(args: &BuildArgs) -> Vec<(String, String)> {
     let pairs = args.build_contexts.iter().filter_map(|text| text.split_once('='));
-    let remote = pairs.filter(|(_, value)| !value.contains("://") || is_url_of_files(value)).filter(|(_, value)| contexts::is_remote(value));
+    let remote =
+        pairs.filter(|(_, value)| !value.contains("://") || is_url_of_files(value)).filter(|(_, value)| contexts::is_remote(value));
     remote.filter_map(|(name, value)| Some((crate::plan::default_context(name)?, value.to_owned()))).collect()
 }
 
@@ -264,9 +285,21 @@ fn ssh(args: &BuildArgs) -> Result<BTreeMap<String, PathBuf>, Failure> {
                 (text.as_str(), PathBuf::from(socket))
             }
         };
+        check_agent(text, &socket)?;
         map.insert(id.to_owned(), socket);
     }
     Ok(map)
+}
+
+/// An agent's socket; files with keys are not taken.
+fn check_agent(text: &str, socket: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::FileTypeExt;
+    let metadata = std::fs::metadata(socket).map_err(|error| Failure::new(format!("--ssh {text}: {}: {error}", socket.display())))?;
+    match metadata.file_type().is_socket() {
+        true => Ok(()),
+        false => Err(Failure::usage(format!("--ssh {text}: {} is not the socket of an agent", socket.display()))
+            .with_hint("keys are used through an agent: `eval $(ssh-agent)`, `ssh-add KEY`, then --ssh default")),
+    }
 }
 
 fn run_defaults(args: &BuildArgs) -> Result<RunDefaults, Failure> {
@@ -309,8 +342,17 @@ fn ulimit(text: &str) -> Result<Ulimit, Failure> {
     let wrong = || Failure::usage(format!("--ulimit {text}: expected NAME=SOFT[:HARD]"));
     let (name, values) = text.split_once('=').ok_or_else(wrong)?;
     let (soft, hard) = values.split_once(':').unwrap_or((values, values));
+    if !ULIMITS.contains(&name) {
+        let near = crate::dockerfile::suggest::nearest(name, ULIMITS).map(|near| format!("did you mean {near}?"));
+        return Err(Failure::usage(format!("--ulimit {text}: no limit is called {name}"))
+            .with_hint(near.unwrap_or_else(|| format!("the limits are {}", ULIMITS.join(", ")))));
+    }
     let number = |text: &str| if text == "-1" { Ok(u64::MAX) } else { text.parse().map_err(|_| wrong()) };
-    Ok(Ulimit { name: name.to_owned(), soft: number(soft)?, hard: number(hard)? })
+    let (soft, hard) = (number(soft)?, number(hard)?);
+    match soft <= hard {
+        true => Ok(Ulimit { name: name.to_owned(), soft, hard }),
+        false => Err(Failure::usage(format!("--ulimit {text}: the soft limit is above the hard limit"))),
+    }
 }
 
 #[cfg(test)]

@@ -34,6 +34,7 @@ pub fn services(cli: &Cli, entered: &Entered, sources: SourceOptions) -> Result<
         ownership: if entered.rung == Rung::Full { Ownership::Set } else { Ownership::Record },
         cancel: Arc::new(cancel),
         open_files,
+        search_path: environment::search_path().into(),
         pool: Arc::new(CompressPool::new(threads)),
     })
 }

@@ -18,7 +18,7 @@ pub use graph::{
     SourceFrom, Target, Vertex, VertexId, WorkdirOp,
 };
 pub use options::{Base, Bases, ContextKind, Options, RunDefaults, Ulimit};
-pub use stages::default_context;
+pub use stages::{default_context, trigger_label};
 
 use std::collections::BTreeMap;
 

@@ -448,9 +448,9 @@ impl Reader<'_> {
         let span = self.nodes[id.0].span;
         let mut commands = Vec::with_capacity(triggers.len());
         for trigger in triggers {
-            let mut instruction = dockerfile::parse_trigger(trigger).map_err(|fault| Diagnostic { span: Some(span), ..fault })?;
+            let mut instruction = dockerfile::parse_trigger(trigger).map_err(|fault| in_trigger(fault, span, trigger))?;
             instruction.span = span;
-            let command = self.command(instruction, true)?;
+            let command = self.command(instruction, true).map_err(|fault| in_trigger(fault, span, trigger))?;
             self.nodes[id.0].dependencies.extend(command.sources.iter().flatten());
             commands.push(command);
         }
@@ -458,6 +458,16 @@ impl Reader<'_> {
         self.nodes[id.0].commands = commands.into_iter().chain(own).collect();
         Ok(())
     }
+}
+
+/// A fault of a trigger: the trigger's text is elsewhere, so the FROM that brings it is shown, and what it says.
+pub(super) fn in_trigger(fault: Diagnostic, span: Span, trigger: &str) -> Diagnostic {
+    Diagnostic { span: Some(span), label: Some(trigger_label(trigger)), ..fault }
+}
+
+/// What stands under the FROM that brings a trigger.
+pub fn trigger_label(trigger: &str) -> String {
+    format!("its base says ONBUILD {}", trigger.lines().next().unwrap_or_default())
 }
 
 /// The `from` of a --mount before anything is expanded; variables are refused later, when the mount is read.

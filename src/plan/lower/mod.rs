@@ -72,8 +72,10 @@ impl Lowerer<'_> {
             self.image_vertex(node, key, &mut state);
         }
         for command in commands {
-            self.dispatch(id, node, &mut state, command)
-                .map_err(|fault| Diagnostic { span: fault.span.or(Some(command.instruction.span)), ..fault })?;
+            self.dispatch(id, node, &mut state, command).map_err(|fault| match command.is_trigger {
+                true => super::stages::in_trigger(fault, node.span, &command.instruction.original),
+                false => Diagnostic { span: fault.span.or(Some(command.instruction.span)), ..fault },
+            })?;
         }
         Ok(Lowered::Stage(Box::new(state)))
     }
