@@ -85,6 +85,7 @@ impl Engine {
             },
             shm_size_bytes: defaults.shm_size_bytes.unwrap_or(64 << 20),
             ulimits: ulimits.collect(),
+            emulate_ids: names_id_above(op, sandbox::highest_id()),
             ..Spec::default()
         }
     }
@@ -238,6 +239,18 @@ impl Engine {
             Input::Context(name) => format!("context {name}"),
         })
     }
+}
+
+/// Whether the step's text holds a number that could be an id and is not mapped.
+fn names_id_above(op: &RunOp, highest: u32) -> bool {
+    // A time is no id, and is in the environment of every reproducible build.
+    let variables = op.env.iter().filter(|(name, _)| name != "SOURCE_DATE_EPOCH").map(|(_, value)| value);
+    let values = variables.chain(&op.args).chain([&op.user]).chain(op.script.iter().map(|script| &script.content));
+    highest < u32::MAX - 1
+        && values.into_iter().any(|text| {
+            let numbers = text.split(|character: char| !character.is_ascii_alphanumeric());
+            numbers.filter_map(|number| number.parse::<u32>().ok()).any(|number| number > highest)
+        })
 }
 
 /// BuildKit's words for a command that failed.

@@ -107,6 +107,16 @@ enum Maps {
     Own(String),
 }
 
+/// The highest id of our user namespace that is mapped, with all below it.
+pub fn highest_id() -> u32 {
+    static HIGHEST: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+    *HIGHEST.get_or_init(|| {
+        let read = |path: &str| std::fs::read_to_string(path).ok().and_then(|text| idmap::highest(&idmap::identity(&text)));
+        let users = read("/proc/self/uid_map").unwrap_or(0);
+        users.min(read("/proc/self/gid_map").unwrap_or(0))
+    })
+}
+
 /// Moves this process to where it is root. Call it while there is one thread.
 pub fn enter(options: &Options) -> Result<Entered, EnterError> {
     let entered = enter_rung(options)?;

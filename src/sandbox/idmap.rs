@@ -57,6 +57,20 @@ pub fn size(map: &[Range]) -> u64 {
     map.iter().map(|range| u64::from(range.count)).sum()
 }
 
+/// The highest id that is mapped with all below it; None for an empty map.
+pub fn highest(map: &[Range]) -> Option<u32> {
+    let mut sorted = map.to_vec();
+    sorted.sort_by_key(|range| range.inside);
+    let mut next = 0u64;
+    for range in sorted.iter().take_while(|range| range.count > 0) {
+        if u64::from(range.inside) != next {
+            break;
+        }
+        next += u64::from(range.count);
+    }
+    next.checked_sub(1).map(|id| id.min(u32::MAX.into()) as u32)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,5 +88,7 @@ mod tests {
         assert_eq!(ranges, [(100_000, 65_536), (300_000, 10)]);
         assert_eq!(to_text(&delegated(1000, &ranges)), "0 1000 1\n1 100000 65536\n65537 300000 10\n");
         assert_eq!(size(&delegated(1000, &ranges)), 65_547);
+        assert_eq!(highest(&delegated(1000, &ranges)), Some(65_546));
+        assert_eq!(highest(&[]), None);
     }
 }

@@ -27,7 +27,7 @@ mod stubs;
 pub mod user;
 
 pub use emulation::{Emulation, EmulationError};
-pub use enter::{EnterError, Entered, Options, Rung, enter};
+pub use enter::{EnterError, Entered, Options, Rung, enter, highest_id};
 pub use init::init_if_asked;
 pub use network::{DefaultNetwork, Published, default_network, publish};
 pub use outcome::{Exit, InitError, RunError};

@@ -80,8 +80,8 @@ fn run_with(
     let _proxies = ssh::start_proxies(&mut spec).map_err(RunError::Start)?;
     let timeout = spec.timeout;
     let network = network::attachment(&spec.network);
-    let order = Order { spec, network, one_id: enter::current() == Rung::Single };
-    let mut step = Step::start(&order, terminal).map_err(RunError::Start)?;
+    let one_id = enter::current() == Rung::Single || (spec.emulate_ids && enter::current() == Rung::Full);
+    let mut step = Step::start(&Order { spec, network, one_id }, terminal).map_err(RunError::Start)?;
     started(Pid::from_raw(i32::try_from(step.child.id()).unwrap_or(i32::MAX)));
     let deadline = timeout.map(|timeout| (Instant::now() + timeout, timeout));
     let mut answer = Vec::new();

@@ -34,6 +34,8 @@ pub struct Spec {
     pub stdio: Stdio,
     /// The step is killed after this time.
     pub timeout: Option<Duration>,
+    /// The step speaks of ids that are not mapped: all its ids are emulated, as where there is one id only.
+    pub emulate_ids: bool,
 }
 
 impl Default for Spec {
@@ -52,6 +54,7 @@ impl Default for Spec {
             ulimits: Vec::new(),
             stdio: Stdio::Capture,
             timeout: None,
+            emulate_ids: false,
         }
     }
 }
