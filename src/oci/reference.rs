@@ -64,6 +64,10 @@ impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // The full grammar is a large regular expression, which takes longer to compile than a cached build takes in all.
+        if let Some(reference) = plain(text) {
+            return Ok(reference);
+        }
         let fail = |reason: String| ReferenceError { text: text.to_owned(), reason };
         let parsed: oci_spec::distribution::Reference = text.parse().map_err(|error| fail(format!("{error}")))?;
         let digest = parsed.digest().map(str::parse).transpose().map_err(|error: super::DigestError| fail(error.to_string()))?;
@@ -74,6 +78,66 @@ impl FromStr for Reference {
             digest,
         })
     }
+}
+
+/// Reads the names that nearly all names are; None leaves the text to the full grammar, which also finds its faults.
+fn plain(text: &str) -> Option<Reference> {
+    let (rest, digest) = match text.split_once('@') {
+        Some((rest, digest)) => (rest, Some(digest.parse::<Digest>().ok()?)),
+        None => (text, None),
+    };
+    let path = rest.rfind('/').map_or(0, |slash| slash + 1);
+    let (name, tag) = match rest[path..].split_once(':') {
+        Some((last, tag)) => (&rest[..path + last.len()], Some(tag)),
+        None => (rest, None),
+    };
+    if tag.is_some_and(|tag| !is_plain_tag(tag)) || name.len() > 127 {
+        return None;
+    }
+    let is_host = |first: &str| first.contains(['.', ':']) || first == "localhost";
+    let (registry, repository) = match name.split_once('/').filter(|(first, _)| is_host(first)) {
+        Some(("docker.io", repository)) if !repository.contains('/') => ("docker.io", format!("library/{repository}")),
+        Some((host, repository)) if is_plain_host(host) => (host, repository.to_owned()),
+        Some(_) => return None,
+        None if name.contains('/') => ("docker.io", name.to_owned()),
+        None => ("docker.io", format!("library/{name}")),
+    };
+    if !repository.split('/').all(is_plain_component) {
+        return None;
+    }
+    let tag = tag.map(str::to_owned).or_else(|| digest.is_none().then(|| "latest".to_owned()));
+    Some(Reference { registry: registry.to_owned(), repository, tag, digest })
+}
+
+fn is_plain_tag(tag: &str) -> bool {
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    (1..=128).contains(&tag.len()) && is_word(tag.as_bytes()[0]) && tag.bytes().all(|byte| is_word(byte) || byte == b'.' || byte == b'-')
+}
+
+/// `host.name:port`, but for the aliases of Docker Hub.
+fn is_plain_host(host: &str) -> bool {
+    let (name, port) = host.split_once(':').unwrap_or((host, "0"));
+    let is_label = |label: &str| {
+        let bytes = label.as_bytes();
+        let ends = bytes.first().zip(bytes.last()).is_some_and(|(a, b)| a.is_ascii_alphanumeric() && b.is_ascii_alphanumeric());
+        ends && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-')
+    };
+    let has_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    has_port && name.split('.').all(is_label) && (name == "docker.io" || !name.ends_with("docker.io"))
+}
+
+/// Lower-case words with single separators between them.
+fn is_plain_component(component: &str) -> bool {
+    let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let mut after_word = false;
+    for byte in component.bytes() {
+        match byte {
+            byte if is_word(byte) => after_word = true,
+            b'.' | b'_' | b'-' if after_word => after_word = false,
+            _ => return false,
+        }
+    }
+    after_word
 }
 
 impl fmt::Display for Reference {
@@ -105,5 +169,25 @@ mod tests {
         for text in ["", "UPPER", "a:b:c", "a@sha256:12", "a b", "/a"] {
             assert!(text.parse::<Reference>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn the_short_way_agrees_with_the_grammar() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let names = "alpine a/b a/b/c docker.io/x docker.io/a/b index.docker.io/a localhost/a localhost:5000/a h.io:1/a/b H.io/a -h.io/a \
+            a__b a___b a..b a.-b a--b a- -a A a/B a//b /a a/ h.io/ h.io:/a h.io:x/a 1.2.3.4/a a_b/c";
+        let mut plainly = 0;
+        for name in names.split_whitespace() {
+            for suffix in ["", ":1", ":v1.2_3-x", ":", ":-", ":a:b", ":a/b", &format!("@{digest}"), &format!(":1@{digest}"), "@sha256:1"] {
+                let text = format!("{name}{suffix}");
+                let Some(reference) = plain(&text) else { continue };
+                plainly += 1;
+                let full: oci_spec::distribution::Reference = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+                assert_eq!((reference.registry(), reference.repository()), (full.registry(), full.repository()), "{text}");
+                assert_eq!(reference.tag(), full.tag(), "{text}");
+                assert_eq!(reference.digest().map(Digest::as_str), full.digest(), "{text}");
+            }
+        }
+        assert!(plainly > 50, "{plainly}");
     }
 }
