@@ -159,7 +159,7 @@ impl Engine {
                 let mount = run.mounts.iter().find(|mount| super::key::mount_name(&mount.target, &mount.kind) == name);
                 match mount.map(|mount| &mount.kind) {
                     Some(MountKind::Bind { from, source, .. } | MountKind::Cache { from: Some(from), source, .. }) => {
-                        self.digest_mount(from, source).await
+                        self.digest_mount(id, name, from, source).await
                     }
                     _ => Ok(String::new()),
                 }
@@ -176,20 +176,22 @@ impl Engine {
             return Ok(format!("{identity} without {:?}", only.excludes));
         }
         let opened = vec![self.open_source(&only.sources[0].from).await?];
-        let this = self.clone();
+        let (this, fact) = (self.clone(), name.to_owned());
         blocking(move || {
             let flags = Flags::of(&only)?;
             let request = flags.request(&only, &opened, None, None);
             let digests = |key, open: &dyn Fn() -> std::io::Result<File>| this.inputs.file_digest(key, open);
-            copy::digest(&request, &digests).map(|digest| digest.to_string()).map_err(|error| this.copy_error(id, &only, &opened, &error))
+            let (digest, listing) = copy::digest_listed(&request, &digests).map_err(|error| this.copy_error(id, &only, &opened, &error))?;
+            this.keep_listing(id, &fact, listing);
+            Ok(digest.to_string())
         })
         .await
     }
 
     /// What a mount shows: the whole tree below its source.
-    async fn digest_mount(self: &Arc<Self>, from: &Input, source: &str) -> Result<String, BuildError> {
+    async fn digest_mount(self: &Arc<Self>, id: VertexId, name: &str, from: &Input, source: &str) -> Result<String, BuildError> {
         let opened = self.open_input(from).await?;
-        let (this, source) = (self.clone(), source.to_owned());
+        let (this, source, fact) = (self.clone(), source.to_owned(), name.to_owned());
         blocking(move || {
             let request = CopyRequest {
                 sources: vec![Source { root: opened.root(), path: &source, unpack: false, parents: false }],
@@ -200,7 +202,9 @@ impl Engine {
             let digests = |key, open: &dyn Fn() -> std::io::Result<File>| this.inputs.file_digest(key, open);
             let missing =
                 |error: &dyn std::error::Error| BuildError::new(Kind::Step, format!("failed to compute cache key: {}", chain(error)));
-            copy::digest(&request, &digests).map(|digest| digest.to_string()).map_err(|error| missing(&error))
+            let (digest, listing) = copy::digest_listed(&request, &digests).map_err(|error| missing(&error))?;
+            this.keep_listing(id, &fact, listing);
+            Ok(digest.to_string())
         })
         .await
     }

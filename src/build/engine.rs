@@ -25,10 +25,12 @@ use crate::{
         inputs::Inputs,
         key::{mount_name, source_name},
         layer::{PolicyBlob, Stack, joined, lease},
+        recorder::Recorder,
         request::{PlatformOutcome, Request, Services},
     },
     plan::{Input, MountKind, Op, Plan, SourceFrom, VertexId},
-    store::SnapshotId,
+    snapshot::copy::Listing,
+    store::{FactsRecord, SnapshotId},
 };
 
 /// A vertex that is done.
@@ -58,6 +60,7 @@ pub struct World {
     pub inputs: Arc<Inputs>,
     pub progress: Arc<dyn Progress>,
     pub abort: Arc<Abort>,
+    pub recorder: Arc<Recorder>,
 }
 
 /// One plan in execution.
@@ -68,6 +71,7 @@ pub struct Engine {
     pub(super) services: Services,
     pub(super) inputs: Arc<Inputs>,
     pub(super) progress: Arc<dyn Progress>,
+    pub(super) recorder: Arc<Recorder>,
     abort: Arc<Abort>,
     first_step: usize,
     /// Vertices whose layers are in the result: their blobs are made while the build goes on.
@@ -78,6 +82,10 @@ pub struct Engine {
     records: Vec<Mutex<Option<(Record, Vec<String>)>>>,
     /// Content digests of inputs, by vertex and name of the fact.
     contents: Mutex<BTreeMap<(VertexId, String), ContentCell>>,
+    /// What those digests were made of.
+    pub(super) listings: Mutex<BTreeMap<(VertexId, String), Arc<Listing>>>,
+    /// Facts to be written at the end.
+    pub(super) facts: Mutex<Vec<FactsRecord>>,
 }
 
 /// A content digest that is worked out once.
@@ -95,11 +103,12 @@ impl Engine {
         let identities = plan.vertices.iter().map(|_| OnceCell::new()).collect();
         let records = plan.vertices.iter().map(|_| Mutex::default()).collect();
         let contents = Mutex::default();
-        let World { request, services, inputs, progress, abort } = world;
+        let World { request, services, inputs, progress, abort, recorder } = world;
         Arc::new(Self {
             plan,
             bases,
             abort,
+            recorder,
             request,
             services,
             inputs,
@@ -110,6 +119,8 @@ impl Engine {
             identities,
             records,
             contents,
+            listings: Mutex::default(),
+            facts: Mutex::default(),
         })
     }
 
@@ -140,10 +151,16 @@ impl Engine {
         }));
         let new_layers = new_layers.await?;
         self.remember_blobs()?;
+        self.note_layers();
         let base = target.base.as_ref().and_then(|key| self.bases.get(key));
         let image = assemble::assemble(target, base.map(|found| &found.base), &new_layers);
         let base = target.base.as_ref().zip(base).map(|(key, found)| (key.to_string(), found.base.digest.clone()));
         Ok(PlatformOutcome { platform: target.platform.clone(), image, stack: stack.to_vec(), epoch: target.epoch, base })
+    }
+
+    /// A vertex's result as far as there is one.
+    pub(super) fn realised_vertex(&self, id: VertexId) -> Option<&Result<Realised, BuildError>> {
+        self.realised[id.0].get()
     }
 
     pub(super) fn step(&self, id: VertexId) -> StepId {
@@ -214,6 +231,9 @@ impl Engine {
             && let Some(record) = self.usable_record(&facts.key())?
         {
             self.note_record(id, &record, vec![facts.key()]);
+            if stage_inputs(&vertex.op).is_empty() {
+                self.keep_facts_of_hit(id, facts);
+            }
             return Ok(self.cached(id, record, &parent));
         }
         let inputs = stage_inputs(&vertex.op);
@@ -225,6 +245,7 @@ impl Engine {
             && let Some(record) = self.usable_record(&key)?
         {
             self.write_record(id, &parent.result, &key, &record, false).await?;
+            self.keep_facts_of_hit(id, &by_content);
             return Ok(self.cached(id, record, &parent));
         }
         self.execute(id, parent, by_content).await
@@ -236,9 +257,11 @@ impl Engine {
         let started = Instant::now();
         let key = facts.key();
         let layer = new_identity(&key);
+        self.recorder.note_step(step, |report| report.key = Some(key.clone()));
         let result = {
             let _permit = self.services.parallel.acquire().await.expect("the semaphore is never closed");
             self.abort.check()?;
+            self.tell_why(id, &facts);
             self.progress.event(Event::Started { step });
             let snapshot = SnapshotId::of_key("step", &layer);
             match &self.plan.vertices[id.0].op {
@@ -256,6 +279,7 @@ impl Engine {
         self.progress.event(Event::Finished { step, duration });
         let record = Record { layer, created: jiff::Timestamp::now(), blobs: Vec::new() };
         self.write_record(id, &parent.result, &key, &record, true).await?;
+        self.keep_facts(id, &facts);
         Ok(self.realised_from(id, record, &parent))
     }
 
@@ -268,7 +292,7 @@ impl Engine {
         let below = if self.is_link(id) { Stack::new() } else { parent.stack.to_vec() };
         let layer =
             Arc::new(Layer::of_step(SnapshotId::of_key("step", &record.layer), below, record.created, self.faithful(&record.blobs)));
-        if self.in_result.contains(&id) {
+        if self.in_result.contains(&id) && !record.blobs.iter().any(|(policy, _)| *policy == self.request.layers) {
             // Packed in the background of the next step; whoever needs the blob waits on the same cell.
             let (layer, this) = (layer.clone(), self.clone());
             tokio::spawn(async move { layer.blob(this.request.layers, &this.services, &this.progress).await });

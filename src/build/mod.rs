@@ -8,12 +8,16 @@ mod check;
 mod copy;
 mod engine;
 mod error;
+mod explain;
 mod fetched;
 mod inputs;
 mod key;
 mod layer;
 mod progress;
 mod recompress;
+mod recorder;
+mod remember;
+mod report;
 mod request;
 mod run;
 mod sources;
@@ -22,9 +26,11 @@ use std::sync::Arc;
 
 pub use check::{check, check_unparsed, unused_build_args};
 pub use error::{BuildError, Kind, chain};
+pub use explain::{Difference, Why};
 pub use key::{CommonFacts, Facts, ResultId, facts};
 pub use layer::{Layer, short};
 pub use progress::{Event, OutputStream, Progress, Silent, StepId};
+pub use report::{Report, StepReport, StepResult};
 pub use request::{ContextSource, LayerPolicy, Outcome, PlatformOutcome, PullPolicy, Request, Services};
 pub use sources::{SourceOptions, Sources, downloads_directory, repositories_directory};
 
@@ -34,13 +40,31 @@ use crate::plan::Plan;
 pub async fn build(request: Request, services: Services, progress: Arc<dyn Progress>) -> Result<Outcome, BuildError> {
     let request = Arc::new(request);
     let inputs = Arc::new(inputs::Inputs::new(request.clone(), services.clone()));
+    let recorder = Arc::new(recorder::Recorder::new(&services.store, new_report(&request, &services), progress));
+    // Written whatever happens, also when a signal drops us.
+    let unfinished = recorder::Unfinished(recorder.clone());
+    let result = build_recorded(request, services.clone(), inputs.clone(), recorder.clone()).await;
+    // Also after a failure: the next build starts from what this one found out.
+    inputs.save_digests();
+    unfinished.finish(result.as_ref().err());
+    services.store.flush_uses().map_err(BuildError::store)?;
+    result
+}
+
+async fn build_recorded(
+    request: Arc<Request>,
+    services: Services,
+    inputs: Arc<inputs::Inputs>,
+    recorder: Arc<recorder::Recorder>,
+) -> Result<Outcome, BuildError> {
     let abort = Arc::new(abort::Abort::new(services.cancel.clone()));
+    let progress: Arc<dyn Progress> = recorder.clone();
     let dockerfile = crate::dockerfile::parse(&request.dockerfile).map_err(|fault| {
         progress.warnings(&check_unparsed(&request).0.warnings);
         BuildError::from(fault)
     })?;
     let mut first_step = 1;
-    let mut platforms = Vec::new();
+    let mut engines = Vec::new();
     let mut report = crate::dockerfile::lint::Report::default();
     for options in &request.plans {
         let (plan, bases) = bases::plan(&dockerfile, options, &request, &services, &progress).await?;
@@ -51,21 +75,31 @@ pub async fn build(request: Request, services: Services, progress: Arc<dyn Progr
             inputs: inputs.clone(),
             progress: progress.clone(),
             abort: abort.clone(),
+            recorder: recorder.clone(),
         };
         let engine = engine::Engine::new(plan, bases, world, first_step);
         first_step += engine.steps();
-        platforms.push(engine);
+        engines.push(engine);
     }
     progress.warnings(&report.warnings);
     if let Some(message) = report.error() {
         return Err(BuildError { span: report.warnings.first().map(|warning| warning.span), ..BuildError::new(Kind::Dockerfile, message) });
     }
-    let runs = platforms.into_iter().map(|engine| engine.run());
+    let runs = engines.iter().map(|engine| engine.clone().run());
     let platforms = futures_util::future::try_join_all(runs).await.map_err(|error| abort.cause_of(error));
-    // Also after a failure: the next build starts from what this one found out.
-    inputs.save_digests();
-    services.store.flush_uses().map_err(BuildError::store)?;
+    engines.iter().try_for_each(|engine| engine.write_facts())?;
     Ok(Outcome { platforms: platforms? })
+}
+
+fn new_report(request: &Request, services: &Services) -> Report {
+    Report {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started: jiff::Timestamp::now(),
+        dockerfile: request.dockerfile_name.clone(),
+        rung: services.rung.clone(),
+        platforms: request.plans.iter().map(|options| options.target_platform.to_string()).collect(),
+        ..Report::default()
+    }
 }
 
 /// The build graph of each platform, with base images resolved and nothing built.

@@ -31,6 +31,8 @@ pub struct Request {
     pub run_defaults: RunDefaults,
     /// What of it the cache keys hold.
     pub common_facts: CommonFacts,
+    /// Say why each step runs.
+    pub explain: bool,
     /// When registries are asked.
     pub pull: PullPolicy,
     /// How layers are written.
@@ -103,6 +105,8 @@ pub struct Services {
     pub ownership: crate::snapshot::Ownership,
     /// Ends all running steps.
     pub cancel: Arc<crate::sandbox::Cancel>,
+    /// Where rbuild stands, for the report.
+    pub rung: String,
     /// The soft and hard limit of open files that RUN steps get.
     pub open_files: (u64, u64),
     /// Where emulators of other processors are looked for.

@@ -48,7 +48,8 @@ impl Engine {
         env.extend(op.proxy_env.iter().filter(|(name, _)| !op.env.iter().any(|(known, _)| known == name)).cloned());
         let spec = self.spec(op, env, mounts, RootFs::Overlay { lowers, upper: draft.fs(), work: draft.work(), volatile: true });
         let emulation = self.emulation(id).await?;
-        let ended = self.run_spec(id, spec).await.and_then(|exit| check_exit(op, exit));
+        let exit = self.run_spec(id, spec).await.inspect(|exit| self.note_usage(id, exit));
+        let ended = exit.and_then(|exit| check_exit(op, exit));
         drop(held);
         ended.map_err(|error| explain(error, emulation))?;
         let snapshot = snapshot.clone();

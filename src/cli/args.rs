@@ -132,6 +132,9 @@ pub struct BuildArgs {
     /// Limit of RUN steps, such as nofile=1024:2048
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
     pub ulimits: Vec<String>,
+    /// Say why each step that runs was not cached
+    #[arg(long)]
+    pub explain: bool,
     /// Ask registries again for every base image
     #[arg(long)]
     pub pull: bool,

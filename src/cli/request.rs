@@ -56,6 +56,7 @@ pub fn request(args: &BuildArgs, layers: LayerPolicy) -> Result<Request, Failure
         ssh: ssh(args)?,
         run_defaults,
         common_facts: CommonFacts { hostname, resources },
+        explain: args.explain,
         pull: pull_policy(args)?,
         layers,
     })

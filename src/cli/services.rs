@@ -35,6 +35,7 @@ pub fn services(cli: &Cli, entered: &Entered, sources: SourceOptions) -> Result<
         cancel: Arc::new(cancel),
         open_files,
         search_path: environment::search_path().into(),
+        rung: entered.rung.to_string(),
         pool: Arc::new(CompressPool::new(threads)),
     })
 }

@@ -12,6 +12,7 @@
 //!   cache-mounts/<hash>/<n>/data   copy n of the cache mount whose id is in cache-mounts/<hash>/id
 //!   builds/<id>/             report.json and steps/<nn>.log of one build
 //!   stat-cache/<hash>        digests of files that have not changed since, one file per context
+//!   stat-cache/listing-<hash>   what one content digest was made of, to name the file that changed
 //!   meta.sqlite              step records, facts of earlier builds, what tags pointed at
 //!   tmp/                     what has no name yet
 //!   leases                   an empty file; its byte ranges are the locks
@@ -38,6 +39,7 @@ mod images;
 #[cfg(test)]
 mod kill_tests;
 mod lease;
+mod listing;
 mod memory;
 mod read;
 mod snapshot;

@@ -108,6 +108,13 @@ impl Store {
         })
     }
 
+    /// Whether these very facts of a step are remembered.
+    pub fn has_facts(&self, step: &str, key: &str) -> Result<bool> {
+        self.0
+            .database
+            .read(|connection| connection.prepare_cached("SELECT 1 FROM facts WHERE step = ?1 AND key = ?2")?.exists(params![step, key]))
+    }
+
     /// Writes down which steps were looked up; done by itself when the last handle is dropped.
     pub fn flush_uses(&self) -> Result<()> {
         self.0.flush_uses()

@@ -18,7 +18,7 @@ use crossbeam_channel::{Receiver, Sender};
 use rustix::io::Errno;
 
 use super::{
-    CopyError, CopyRequest, Source, SourceRoot,
+    CopyError, CopyRequest, Listed, Listing, Source, SourceRoot,
     error::Context,
     select::{Decision, Match, Rules, join},
     shown,
@@ -45,6 +45,9 @@ pub fn hash_file(mut file: File) -> io::Result<[u8; 32]> {
 struct Record {
     fields: Vec<u8>,
     content: Option<usize>,
+    /// Its path below the source's root, for the listing.
+    path: Vec<u8>,
+    mode: u32,
 }
 
 /// A file to be hashed by any of the threads.
@@ -62,18 +65,30 @@ struct Recorder<'a> {
     first_names: HashMap<(u64, u64), Vec<u8>>,
     slots: usize,
     jobs: &'a Sender<Job>,
+    /// Path of the match that is being recorded.
+    top: Vec<u8>,
+}
+
+fn first_half(digest: [u8; 32]) -> [u8; 16] {
+    digest[..16].try_into().expect("16 of 32 bytes")
 }
 
 /// The digest of all that the request's sources give; files' bytes through `files`.
 pub fn digest(request: &CopyRequest<'_>, files: FileDigest<'_>) -> Result<Digest, CopyError> {
+    Ok(digest_listed(request, files)?.0)
+}
+
+/// The digest with an account of what is in it, to say later which file made the difference.
+pub fn digest_listed(request: &CopyRequest<'_>, files: FileDigest<'_>) -> Result<(Digest, Listing), CopyError> {
     let mut hasher = Sha256::new();
+    let mut listing = Listing::default();
     for source in &request.sources {
         match source.root.view() {
-            Some(view) => hash_tree(&view, source, request, files, &mut hasher)?,
+            Some(view) => hash_tree(&view, source, request, files, &mut hasher, &mut listing)?,
             None => hash_single(source, &mut hasher)?,
         }
     }
-    Ok(hasher.finish())
+    Ok((hasher.finish(), listing))
 }
 
 fn hash_single(source: &Source<'_>, hasher: &mut Sha256) -> Result<(), CopyError> {
@@ -101,6 +116,7 @@ fn hash_tree(
     request: &CopyRequest<'_>,
     files: FileDigest<'_>,
     hasher: &mut Sha256,
+    listing: &mut Listing,
 ) -> Result<(), CopyError> {
     let selected = source.select(view)?;
     let mut records = Vec::new();
@@ -114,7 +130,7 @@ fn hash_tree(
         }
         let rules = selected.rules(request.exclude);
         let first_names = HashMap::new();
-        let mut recorder = Recorder { view, rules, records: &mut records, first_names, slots: 0, jobs: &jobs };
+        let mut recorder = Recorder { view, rules, records: &mut records, first_names, slots: 0, jobs: &jobs, top: Vec::new() };
         let recorded = selected.matches.iter().try_for_each(|found| recorder.record_match(found, !source.root.is_checkout()));
         drop(jobs);
         recorded
@@ -124,9 +140,21 @@ fn hash_tree(
     contents.sort_unstable_by_key(|(slot, _)| *slot);
     for record in records {
         hasher.update(&record.fields);
+        let mut content = [0; 32];
         if let Some(slot) = record.content {
-            let content = contents.get_mut(slot).map(|(_, result)| std::mem::replace(result, Ok([0; 32])));
-            hasher.update(&content.expect("each file was hashed")?);
+            let found = contents.get_mut(slot).map(|(_, result)| std::mem::replace(result, Ok([0; 32])));
+            content = found.expect("each file was hashed")?;
+            hasher.update(&content);
+        }
+        if let Some(letter) = record.fields.first().filter(|_| !record.path.is_empty()) {
+            let fields = *blake3::hash(&record.fields).as_bytes();
+            listing.push(Listed {
+                path: record.path,
+                letter: *letter,
+                mode: record.mode,
+                content: first_half(content),
+                fields: first_half(fields),
+            });
         }
     }
     Ok(())
@@ -147,7 +175,8 @@ impl Recorder<'_> {
         self.first_names.clear();
         let mut fields = Vec::new();
         push(&mut fields, found.path.as_os_str().as_bytes());
-        self.records.push(Record { fields, content: None });
+        self.records.push(Record { fields, content: None, path: Vec::new(), mode: 0 });
+        self.top = found.path.as_os_str().as_bytes().to_vec();
         match (found.directory(), found.place.rest.as_slice()) {
             (Some(directory), _) => {
                 if !contents {
@@ -208,7 +237,7 @@ impl Recorder<'_> {
         if let Ok(fd) = directory.fd() {
             push_xattrs(&mut fields, &xattrs::read(fd, |name| self.skips(name)));
         }
-        self.records.push(Record { fields, content: None });
+        self.records.push(Record { fields, content: None, path: self.path_of(inner), mode: metadata.mode });
     }
 
     fn record_entry(&mut self, directory: &Arc<Directory>, name: &OsStr, inner: &[u8], metadata: &Metadata) -> Result<(), CopyError> {
@@ -236,8 +265,13 @@ impl Recorder<'_> {
             }
             Kind::Directory | Kind::Fifo | Kind::Socket => {}
         }
-        self.records.push(Record { fields, content });
+        self.records.push(Record { fields, content, path: self.path_of(inner), mode: metadata.mode });
         Ok(())
+    }
+
+    fn path_of(&self, inner: &[u8]) -> Vec<u8> {
+        let parts = [self.top.as_slice(), inner].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>();
+        parts.join(&b'/')
     }
 
     /// Queues the file, or notes that it is another name of one that is queued.

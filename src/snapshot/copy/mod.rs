@@ -9,6 +9,7 @@
 mod digest;
 mod error;
 mod files;
+mod listing;
 mod owner;
 mod select;
 #[cfg(test)]
@@ -24,9 +25,11 @@ use std::{
     sync::Arc,
 };
 
-pub use digest::{FileDigest, digest, hash_file};
+pub use digest::{FileDigest, digest, digest_listed, hash_file};
 pub(crate) use error::Context;
 pub use error::CopyError;
+use listing::Listed;
+pub use listing::{FileChange, Listing};
 pub use owner::resolve_chown;
 
 use super::{

@@ -1,0 +1,122 @@
+//! What a step leaves for later builds to compare themselves with: its facts, and listings of the content it used.
+//! Unaware of how steps are carried out.
+
+use std::sync::Arc;
+
+use crate::{
+    build::{
+        BuildError, Event, Facts,
+        engine::Engine,
+        explain::{Why, explain},
+        report::StepReport,
+    },
+    plan::{Op, VertexId},
+    sandbox::Exit,
+    snapshot::copy::Listing,
+    store::FactsRecord,
+};
+
+impl Engine {
+    /// Says in the report why the step runs, and aloud if that was asked for.
+    pub(super) fn tell_why(&self, id: VertexId, facts: &Facts) {
+        let vertex = &self.plan.vertices[id.0];
+        let why = if vertex.ignore_cache { Why::because("--no-cache") } else { self.why(id, facts) };
+        let step = self.step(id);
+        if self.request.explain {
+            for line in why.lines() {
+                self.progress.event(Event::Note { step: Some(step), text: &format!("runs because: {line}") });
+            }
+        }
+        self.recorder.note_step(step, |report| report.why = Some(why));
+    }
+
+    fn why(&self, id: VertexId, facts: &Facts) -> Why {
+        let listing = |name: &str| {
+            let listings = self.listings.lock().expect("no holder panics");
+            listings.get(&(id, name.to_owned())).map(|found| Listing::clone(found))
+        };
+        // The same instruction first; when its text changed, what stood in its place.
+        for slot in self.slots(id) {
+            let earlier = self.services.store.facts(&slot).unwrap_or_default();
+            if !earlier.is_empty() {
+                return explain(facts, &earlier, &self.services.store, &listing);
+            }
+        }
+        Why::because("no earlier build of this step is known")
+    }
+
+    /// What a step is called from build to build: by its text and by its place.
+    fn slots(&self, id: VertexId) -> [String; 2] {
+        let vertices = &self.plan.vertices;
+        let vertex = &vertices[id.0];
+        let mut place = 0;
+        let mut next = vertex.parent;
+        while let Some(parent) = next.filter(|parent| vertices[parent.0].stage == vertex.stage) {
+            place += 1;
+            next = vertices[parent.0].parent;
+        }
+        let scope = blake3::hash(format!("{:?}\0{}", self.request.context, self.request.dockerfile_name).as_bytes()).to_hex();
+        let text = vertex.name.split_once("] ").map_or(vertex.name.as_str(), |(_, text)| text);
+        let of = |what: &str| format!("{scope} {} {} {what}", vertex.platform, vertex.stage);
+        [of(text), of(&format!("#{place}"))]
+    }
+
+    /// Keeps what the key was made of, to be written at the end of the build.
+    pub(super) fn keep_facts(&self, id: VertexId, facts: &Facts) {
+        let recorded_unix = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
+        let text = serde_json::to_string(facts).expect("plain data has a JSON form");
+        let record = |step| FactsRecord { step, key: facts.key(), facts: text.clone(), recorded_unix };
+        self.facts.lock().expect("no holder panics").extend(self.slots(id).map(record));
+        for (name, value) in facts.iter().filter_map(|(name, value)| Some((name.strip_suffix(" content")?, value))) {
+            let listing = self.listings.lock().expect("no holder panics").get(&(id, name.to_owned())).cloned();
+            // A listing that can't be kept only makes a later answer shorter.
+            if let Some(bytes) = listing.filter(|listing| listing.is_kept()).and_then(|listing| listing.to_bytes().ok()) {
+                let _ = self.services.store.save_listing(value, &bytes);
+            }
+        }
+    }
+
+    /// As [`Engine::keep_facts`] for a step that was cached: only what is not known is kept.
+    pub(super) fn keep_facts_of_hit(&self, id: VertexId, facts: &Facts) {
+        let key = facts.key();
+        let [slot, _] = self.slots(id);
+        let known = self.services.store.has_facts(&slot, &key).unwrap_or(true);
+        if !known {
+            self.keep_facts(id, facts);
+        }
+    }
+
+    /// Writes the facts down, all at once.
+    pub fn write_facts(&self) -> Result<(), BuildError> {
+        let records = std::mem::take(&mut *self.facts.lock().expect("no holder panics"));
+        if records.is_empty() { Ok(()) } else { self.services.store.record_facts(&records).map_err(BuildError::store) }
+    }
+
+    pub(super) fn keep_listing(&self, id: VertexId, name: &str, listing: Listing) {
+        self.listings.lock().expect("no holder panics").insert((id, name.to_owned()), Arc::new(listing));
+    }
+
+    /// What a process used, for the report.
+    pub(super) fn note_usage(&self, id: VertexId, exit: &Exit) {
+        self.recorder.note_step(self.step(id), |report: &mut StepReport| {
+            (report.user_us, report.system_us, report.max_rss_kb) = (exit.user_us, exit.system_us, exit.max_rss_kb);
+        });
+    }
+
+    /// Which layers the steps of the result became.
+    pub(super) fn note_layers(&self) {
+        for (index, vertex) in self.plan.vertices.iter().enumerate() {
+            let id = VertexId(index);
+            self.recorder.note_step(self.step(id), |report| report.platform = vertex.platform.to_string());
+            let Some(Ok(realised)) = self.realised_vertex(id) else { continue };
+            let (Some(layer), false) = (realised.stack.last(), matches!(vertex.op, Op::Image(_))) else { continue };
+            if let Some((_, blob)) = layer.known_blobs().into_iter().find(|(policy, _)| *policy == self.request.layers) {
+                self.recorder.note_step(self.step(id), |report| {
+                    report.bytes_out = blob.descriptor.size;
+                    report.digest = Some(blob.descriptor.digest.to_string());
+                    report.diff_id = Some(blob.diff_id.to_string());
+                });
+            }
+        }
+    }
+}
