@@ -65,6 +65,8 @@ impl Difference {
     fn sentence(&self) -> String {
         let show = |value: &Option<String>| match value {
             None => "not there".to_owned(),
+            // Enough of a digest to tell it from others.
+            Some(value) if value.starts_with("content:sha256:") => value.chars().skip(8).take(19).collect(),
             Some(value) if value.chars().count() > SHOWN => format!("`{}..`", value.chars().take(SHOWN).collect::<String>()),
             Some(value) => format!("`{value}`"),
         };

@@ -43,6 +43,16 @@ pub enum Verb {
     Index(super::index::IndexArgs),
     /// Push an image of the store to its registry
     Push(super::push::PushArgs),
+    /// What the store takes up
+    Du(super::upkeep::DuArgs),
+    /// Remove what the store can do without
+    Prune(super::upkeep::PruneArgs),
+    /// Check that everything in the store is whole
+    Fsck(super::upkeep::FsckArgs),
+    /// Show the whole output of the steps of a build
+    Logs(super::history::LogsArgs),
+    /// Say why the steps of a build ran
+    Why(super::history::WhyArgs),
     /// Log in to a registry
     Login(super::login::LoginArgs),
     /// Forget the login at a registry
@@ -135,6 +145,9 @@ pub struct BuildArgs {
     /// Say why each step that runs was not cached
     #[arg(long)]
     pub explain: bool,
+    /// Clean up the store after the build until it is no larger
+    #[arg(long, env = "RBUILD_STORE_MAX", value_name = "BYTES")]
+    pub store_max: Option<String>,
     /// Ask registries again for every base image
     #[arg(long)]
     pub pull: bool,

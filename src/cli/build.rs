@@ -13,7 +13,7 @@ use crate::{
         lint,
         outputs::{OutputKind, OutputSpec},
         progress::{Built, Mode, Place, Reporter},
-        request, services, write,
+        request, services, upkeep, write,
     },
     oci::{Digest, Reference},
     registry::Client,
@@ -29,6 +29,7 @@ pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
     let mut request = request::request(args, wanted.first_form()?.policy)?;
     let entered = services::enter()?;
     let services = services::services(cli, &entered, environment::source_options(args.offline, &request.ssh, contexts::is_by_ssh(args)))?;
+    let store = services.store.clone();
     let runtime = services::runtime()?;
     let watcher = Arc::new(lint::Watcher::new(reporter.clone()));
     let steps = write::Steps::new(watcher.clone());
@@ -45,6 +46,7 @@ pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
         Ok(Ok((built(&outcome, &written.image_id, &written.names), written)))
     });
     let result = result.inspect_err(|_: &Failure| reporter.failed());
+    upkeep::collect(&store, args.store_max.as_deref())?;
     reporter.stop();
     watcher.show(lint::Shown::of(args));
     let (built, written) = match result? {

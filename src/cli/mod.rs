@@ -11,6 +11,7 @@ mod diff;
 mod environment;
 mod failure;
 mod find;
+mod history;
 mod images;
 mod index;
 mod inspect;
@@ -25,6 +26,7 @@ mod request;
 mod run;
 mod services;
 mod terminal;
+mod upkeep;
 mod write;
 
 use std::process::ExitCode;
@@ -69,6 +71,11 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Diff(args) => diff::diff(&cli, args),
         Verb::Index(args) => index::index(&cli, args),
         Verb::Push(args) => push::push(&cli, args),
+        Verb::Du(args) => upkeep::du(&cli, args),
+        Verb::Prune(args) => upkeep::prune(&cli, args),
+        Verb::Fsck(args) => upkeep::fsck(&cli, args),
+        Verb::Logs(args) => history::logs(&cli, args),
+        Verb::Why(args) => history::why(&cli, args),
         Verb::Login(args) => login::login(args),
         Verb::Logout(args) => login::logout(args),
     }
