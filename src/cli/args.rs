@@ -85,6 +85,9 @@ pub struct BuildArgs {
     /// Platforms to build for, such as linux/amd64,linux/arm64
     #[arg(long = "platform", value_name = "PLATFORM", value_delimiter = ',')]
     pub platforms: Vec<String>,
+    /// Programs of another processor than the image's are not an error
+    #[arg(long)]
+    pub allow_foreign: bool,
     /// Run every step again
     #[arg(long)]
     pub no_cache: bool,

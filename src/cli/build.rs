@@ -42,6 +42,9 @@ pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
         watcher.look_at_args(&request);
         let shown = request.clone();
         let outcome = build::build(request, services.clone(), steps.clone()).await.map_err(|error| failure(&shown, &error))?;
+        if !args.allow_foreign {
+            refuse_foreign_programs(&outcome, &services)?;
+        }
         let written = write::write(&outcome, &wanted, &services, &|output| push_client(output, &services), &steps).await?;
         Ok(Ok((built(&outcome, &written.image_id, &written.names), written)))
     });
@@ -91,6 +94,16 @@ fn push_client(output: &OutputSpec, services: &build::Services) -> Result<Client
     let names = output.attributes.get("name").map(String::as_str).unwrap_or_default().split(',');
     let hosts = names.filter_map(|name| Some(name.parse::<Reference>().ok()?.registry().to_owned()));
     services::client(&hosts.collect::<Vec<_>>())
+}
+
+fn refuse_foreign_programs(outcome: &Outcome, services: &build::Services) -> Result<(), Failure> {
+    for platform in &outcome.platforms {
+        let Some(program) = build::foreign_programs(platform, services).into_iter().next() else { continue };
+        let path = program.path.display();
+        let failure = Failure::new(format!("{path} is a program for {}, the image is for {}", program.architecture, platform.platform));
+        return Err(failure.with_hint("build it for the target (TARGETARCH), or say --allow-foreign if it is meant to be there"));
+    }
+    Ok(())
 }
 
 /// What the summary tells of the image.

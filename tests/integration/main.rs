@@ -10,6 +10,7 @@ mod examples;
 mod faults;
 mod kills;
 mod outputs;
+mod platforms;
 mod push;
 mod run;
 mod support;
