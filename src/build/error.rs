@@ -20,6 +20,8 @@ pub struct BuildError {
     pub label: Option<String>,
     /// What to do about it.
     pub hint: Option<String>,
+    /// The RUN that failed, to look into.
+    pub failed_run: Option<std::sync::Arc<crate::build::FailedRun>>,
 }
 
 /// Kinds of failure.
@@ -42,7 +44,7 @@ pub enum Kind {
 impl BuildError {
     /// A failure of `kind`.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), span: None, label: None, hint: None }
+        Self { kind, message: message.into(), span: None, label: None, hint: None, failed_run: None }
     }
 
     /// A failure of the store.
@@ -80,7 +82,7 @@ impl BuildError {
 
 impl From<Diagnostic> for BuildError {
     fn from(fault: Diagnostic) -> Self {
-        Self { kind: Kind::Dockerfile, message: fault.message, span: fault.span, label: fault.label, hint: fault.hint }
+        Self { kind: Kind::Dockerfile, message: fault.message, span: fault.span, label: fault.label, hint: fault.hint, failed_run: None }
     }
 }
 

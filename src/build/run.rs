@@ -2,19 +2,19 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use crate::{
     build::{
-        BuildError, Event, Kind, OutputStream,
+        BuildError, Event, FailedRun, Kind, OutputStream,
         engine::{Engine, Realised},
         error::chain,
         layer::{blocking, directories},
     },
     plan::{CacheSharing, Input, Mount, MountKind, NetworkMode, RunOp, VertexId},
     sandbox::{self, Exit, RootFs, RunError, Spec, Stream},
-    store::{self, CacheMountLease, SnapshotId},
+    store::{self, CacheMountLease, SnapshotDraft, SnapshotId},
 };
 
 /// What must live as long as the step.
@@ -22,6 +22,8 @@ use crate::{
 struct Held {
     caches: Vec<CacheMountLease>,
     ssh_sockets: usize,
+    /// Variables that hold what may not be written down.
+    secret_variables: Vec<String>,
 }
 
 impl Engine {
@@ -48,10 +50,12 @@ impl Engine {
         env.extend(op.proxy_env.iter().filter(|(name, _)| !op.env.iter().any(|(known, _)| known == name)).cloned());
         let spec = self.spec(op, env, mounts, RootFs::Overlay { lowers, upper: draft.fs(), work: draft.work(), volatile: true });
         let emulation = self.emulation(id).await?;
-        let exit = self.run_spec(id, spec).await.inspect(|exit| self.note_usage(id, exit));
-        let ended = exit.and_then(|exit| check_exit(op, exit));
+        held.secret_variables.extend(op.proxy_env.iter().map(|(name, _)| name.clone()));
+        let exit = self.run_spec(id, spec.clone()).await.inspect(|exit| self.note_usage(id, exit));
+        if let Err(error) = exit.and_then(|exit| check_exit(op, exit)) {
+            return Err(self.keep_failed(id, explain(error, emulation), spec, draft, held));
+        }
         drop(held);
-        ended.map_err(|error| explain(error, emulation))?;
         let snapshot = snapshot.clone();
         blocking(move || draft.commit(&snapshot).map(drop).map_err(BuildError::store)).await
     }
@@ -61,6 +65,18 @@ impl Engine {
     async fn emulation(&self, id: VertexId) -> Result<Option<sandbox::EmulationError>, BuildError> {
         let (platform, search_path) = (self.plan.vertices[id.0].platform.clone(), self.services.search_path.clone());
         blocking(move || Ok(sandbox::emulation::prepare(&platform, &search_path).err())).await
+    }
+
+    /// The error with what a person needs to look into the step.
+    fn keep_failed(self: &Arc<Self>, id: VertexId, mut error: BuildError, spec: Spec, draft: SnapshotDraft, held: Held) -> BuildError {
+        if matches!(error.kind, Kind::Run(_)) {
+            let secret_variables = held.secret_variables.clone();
+            let step = (self.step(id), self.plan.vertices[id.0].name.as_str());
+            let all = Arc::new(Mutex::new((held, self.inputs.clone())));
+            // What can't be kept is no second failure.
+            error.failed_run = FailedRun::keep(step, spec, draft, &secret_variables, all).ok().map(Arc::new);
+        }
+        error
     }
 
     fn spec(&self, op: &RunOp, env: Vec<(String, String)>, mounts: Vec<sandbox::Mount>, rootfs: RootFs) -> Spec {
@@ -143,6 +159,7 @@ impl Engine {
                     return Ok(());
                 };
                 if let Some(name) = variable {
+                    held.secret_variables.push(name.clone());
                     env.retain(|(known, _)| known != name);
                     env.push((name.clone(), String::from_utf8_lossy(bytes).into_owned()));
                 }

@@ -23,6 +23,8 @@ pub enum Verb {
     Build(Box<BuildArgs>),
     /// Run a command in an image of the store
     Run(RunArgs),
+    /// Open a shell where a step failed, or in an image
+    Shell(crate::cli::shell::ShellArgs),
     /// List the images of the store
     Images(ImagesArgs),
     /// Give an image of the store more names
@@ -151,6 +153,12 @@ pub struct BuildArgs {
     /// Clean up the store after the build until it is no larger
     #[arg(long, env = "RBUILD_STORE_MAX", value_name = "BYTES")]
     pub store_max: Option<String>,
+    /// What to do when a RUN fails: end, or open a shell where it failed
+    #[arg(long, value_name = "end|shell", default_value = "end")]
+    pub on_error: String,
+    /// Bring a file or directory out of a RUN that fails; repeatable
+    #[arg(long = "on-error-copy", value_name = "PATH:DEST")]
+    pub on_error_copy: Vec<String>,
     /// Ask registries again for every base image
     #[arg(long)]
     pub pull: bool,

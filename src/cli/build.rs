@@ -13,7 +13,7 @@ use crate::{
         lint,
         outputs::{OutputKind, OutputSpec},
         progress::{Built, Mode, Place, Reporter},
-        request, services, upkeep, write,
+        request, services, shell, upkeep, write,
     },
     oci::{Digest, Reference},
     registry::Client,
@@ -26,6 +26,7 @@ pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
     // What can be known to be wrong is said before anything is entered or made.
     wanted.check()?;
     let (mode, reporter) = reporter(args)?;
+    let after = shell::OnError::of(args)?;
     let mut request = request::request(args, wanted.first_form()?.policy)?;
     let entered = services::enter()?;
     let services = services::services(cli, &entered, environment::source_options(args.offline, &request.ssh, contexts::is_by_ssh(args)))?;
@@ -41,17 +42,21 @@ pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
         }
         watcher.look_at_args(&request);
         let shown = request.clone();
-        let outcome = build::build(request, services.clone(), steps.clone()).await.map_err(|error| failure(&shown, &error))?;
+        let outcome = build::build(request, services.clone(), steps.clone()).await.map_err(|error| {
+            after.remember(&error);
+            failure(&shown, &error)
+        })?;
         if !args.allow_foreign {
             refuse_foreign_programs(&outcome, &services)?;
         }
         let written = write::write(&outcome, &wanted, &services, &|output| push_client(output, &services), &steps).await?;
-        Ok(Ok((built(&outcome, &written.image_id, &written.names), written)))
+        Ok(Ok((built(&outcome, &written.descriptor.digest, &written.names), written)))
     });
     let result = result.inspect_err(|_: &Failure| reporter.failed());
     upkeep::collect(&store, args.store_max.as_deref())?;
     reporter.stop();
     watcher.show(lint::Shown::of(args));
+    let result = result.map_err(|failure| after.act(failure, &services));
     let (built, written) = match result? {
         Ok(done) => done,
         Err(code) => return Ok(code),

@@ -25,6 +25,7 @@ mod push;
 mod request;
 mod run;
 mod services;
+mod shell;
 mod terminal;
 mod upkeep;
 mod write;
@@ -61,6 +62,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Build(args) => build::build(&cli, args),
         Verb::Parse(args) => parse::parse(args),
         Verb::Run(args) => run::run(&cli, args),
+        Verb::Shell(args) => shell::shell(&cli, args),
         Verb::Images(args) => images::images(&cli, args),
         Verb::Tag(args) => images::tag(&cli, args),
         Verb::Rm(args) => images::remove(&cli, args),

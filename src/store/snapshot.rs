@@ -100,6 +100,11 @@ impl SnapshotDraft {
         self.path().join("work")
     }
 
+    /// Where it will be once it is committed with this id.
+    pub fn committed_path(&self, id: &SnapshotId) -> PathBuf {
+        self.store.snapshot_path(id)
+    }
+
     /// Notes which layer this is.
     pub fn set_layer(&self, layer: &Layer) -> Result<()> {
         let path = self.path().join("layer.json");
@@ -152,6 +157,21 @@ impl Store {
         create(&draft.fs(), 0o755)?;
         create(&draft.work(), 0o700)?;
         Ok(draft)
+    }
+
+    /// The directories of all snapshots whose ids were made of `kind`, newest first.
+    pub fn snapshots_of_kind(&self, kind: &str) -> Result<Vec<PathBuf>> {
+        let top = self.path("snapshots");
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&top).at("list", &top)? {
+            let entry = entry.at("list", &top)?;
+            let is_it = entry.file_name().to_str().is_some_and(|name| name.split_once('-').is_some_and(|(begin, _)| begin == kind));
+            if is_it && let Ok(modified) = entry.metadata().and_then(|metadata| metadata.modified()) {
+                found.push((modified, entry.path()));
+            }
+        }
+        found.sort();
+        Ok(found.into_iter().rev().map(|(_, path)| path).collect())
     }
 
     pub(super) fn snapshot_path(&self, id: &SnapshotId) -> PathBuf {
