@@ -51,7 +51,7 @@ fn fill(path: &Path, begin: &Beginning<'_>) -> Result<(), BuildError> {
         };
         copy::copy(&request, &mut tree).map_err(|error| fail(&error))?;
     }
-    use std::os::unix::fs::{PermissionsExt, chown};
-    chown(path, Some(begin.uid), Some(begin.gid)).map_err(|error| fail(&error))?;
+    use std::os::unix::fs::PermissionsExt;
+    crate::sys::recorded::give(path, begin.uid, begin.gid).map_err(|error| fail(&error))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(begin.mode)).map_err(|error| fail(&error))
 }

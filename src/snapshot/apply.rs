@@ -259,16 +259,12 @@ impl Applier<'_> {
 
     /// Owner and time of a link or FIFO, which have no attributes.
     fn finish_node(&mut self, entry: &Entry, place: &Place<'_>) -> Result<(), Error> {
-        match self.ownership {
-            Ownership::Set => {
-                let set = disk::set_owner_at(place.parent, place.name, entry.uid, entry.gid);
-                if !set.map_err(Error::io("set the owner of", place.path))? {
-                    self.report.lost_owners += 1;
-                }
-            }
-            Ownership::Record if (entry.uid, entry.gid) != (0, 0) => self.report.lost_owners += 1,
-            Ownership::Record => {}
-        }
+        let name = OsStr::from_bytes(place.name.to_bytes());
+        let kept = match self.ownership {
+            Ownership::Set => disk::set_owner_at(place.parent, name, entry.uid, entry.gid),
+            Ownership::Record => Ok((entry.uid, entry.gid) == (0, 0) || disk::record_owner_at(place.parent, name, entry.uid, entry.gid)),
+        };
+        self.report.lost_owners += u64::from(!kept.map_err(Error::io("set the owner of", place.path))?);
         disk::set_mtime_at(place.parent, place.name, entry.mtime).map_err(Error::io("set the time of", place.path))
     }
 

@@ -128,9 +128,14 @@ fn is_same(upper: BorrowedFd<'_>, name: &CStr, stat: &Stat, base: &MergedEntry<'
             // Layers have whole seconds only, so that equal times prove nothing.
             if mtime.nanoseconds == 0 { has_same_content(&mut file, &mut file_below) } else { Ok(true) }
         }
+        _ if owner_at(upper, name) != owner_at(base.holder, name) => Ok(false),
         FileType::Symlink => Ok(rustix::fs::readlinkat(upper, name, Vec::new())? == rustix::fs::readlinkat(base.holder, name, Vec::new())?),
         _ => Ok(true),
     }
+}
+
+fn owner_at(parent: BorrowedFd<'_>, name: &CStr) -> Option<(u32, u32)> {
+    disk::recorded_owner_at(parent, OsStr::from_bytes(name.to_bytes()))
 }
 
 fn open(parent: impl AsFd, name: &CStr, is_directory: bool) -> io::Result<File> {

@@ -5,7 +5,7 @@
 //! | `.wh.x` | `x`, a character device 0:0 |
 //! | `.wh..wh..opq` in `d` | xattr `user.overlay.opaque` = `y` on `d` |
 //! | a device | an empty file with xattr `user.rbuild.device` = `c:1:3`: nobody may make devices in a user namespace |
-//! | an owner that is not mapped | xattr `user.rootlesscontainers` (as umoci writes it), where owners are recorded, not set |
+//! | an owner that is not mapped | written down as `sys::recorded` does it, where owners are recorded, not set |
 //!
 //! Attributes of these names never come from a layer and never go into one, so they can't be forged.
 //! Unaware of archives.
@@ -25,6 +25,7 @@ use rustix::{
 };
 
 use super::Timestamp;
+use crate::sys::recorded;
 
 const OPAQUE: &str = "user.overlay.opaque";
 const DEVICE: &str = "user.rbuild.device";
@@ -119,13 +120,23 @@ pub(super) fn set_owner(file: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
     }
 }
 
-/// The same for a link or node, which can hold no note: an owner that is not mapped is left as it is. False then.
-pub(super) fn set_owner_at(parent: impl AsFd, name: impl rustix::path::Arg, uid: u32, gid: u32) -> io::Result<bool> {
+/// The same for a link or node. False where neither is possible: the owner is left as it is.
+pub(super) fn set_owner_at(parent: impl AsFd, name: &OsStr, uid: u32, gid: u32) -> io::Result<bool> {
     let (user, group) = owner(uid, gid);
-    match rustix::fs::chownat(parent, name, user, group, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::INVAL) => Ok(false),
+    match rustix::fs::chownat(&parent, name, user, group, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::INVAL) => Ok(record_owner_at(parent, name, uid, gid)),
         result => Ok(result.map(|()| true)?),
     }
+}
+
+/// Writes down the owner of a link or node; false where that is not possible.
+pub(super) fn record_owner_at(parent: impl AsFd, name: &OsStr, uid: u32, gid: u32) -> bool {
+    recorded::record_at(parent.as_fd(), name, uid, gid).is_ok()
+}
+
+/// The owner of a link or node that was written down, if one was.
+pub(super) fn recorded_owner_at(parent: impl AsFd, name: &OsStr) -> Option<(u32, u32)> {
+    recorded::owner_at(parent.as_fd(), name)
 }
 
 /// Writes down an owner that can't be set; the bytes are umoci's protobuf of two numbers.

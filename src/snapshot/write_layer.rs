@@ -160,8 +160,12 @@ impl<W: Write> EntryWriter<W> {
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(&parent, name, Vec::new()).map_err(Error::io("read the link", path))?;
                 entry.kind = EntryKind::Symlink { target: target.into_bytes() };
+                read_owner_at(&parent, name, &mut entry);
             }
-            FileType::Fifo => entry.kind = EntryKind::Fifo,
+            FileType::Fifo => {
+                entry.kind = EntryKind::Fifo;
+                read_owner_at(&parent, name, &mut entry);
+            }
             kind => {
                 let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
                 let is_block = kind == FileType::BlockDevice;
@@ -226,6 +230,12 @@ impl<W: Write> EntryWriter<W> {
 fn device_kind(device: disk::Device) -> EntryKind {
     let disk::Device { is_block, major, minor } = device;
     if is_block { EntryKind::BlockDevice { major, minor } } else { EntryKind::CharDevice { major, minor } }
+}
+
+fn read_owner_at(parent: impl AsFd, name: &CStr, entry: &mut Entry) {
+    if let Some((uid, gid)) = disk::recorded_owner_at(parent, std::ffi::OsStr::from_bytes(name.to_bytes())) {
+        (entry.uid, entry.gid) = (uid, gid);
+    }
 }
 
 fn read_attributes(file: impl AsFd, entry: &mut Entry) -> io::Result<()> {

@@ -206,10 +206,11 @@ impl Unpacker<'_> {
 
     fn dress_at(&self, entry: &Entry, parent: &Directory, name: &OsStr, is_link: bool) -> io::Result<()> {
         let at = parent.upper()?;
-        if self.root.ownership() == Ownership::Set {
-            let (uid, gid) = self.options.owner.unwrap_or((entry.uid, entry.gid));
-            disk::set_owner_at(at, name, uid, gid)?;
-        }
+        let (uid, gid) = self.options.owner.unwrap_or((entry.uid, entry.gid));
+        match self.root.ownership() {
+            Ownership::Set => disk::set_owner_at(at, name, uid, gid)?,
+            Ownership::Record => disk::record_owner_at(at, name, uid, gid),
+        };
         if !is_link {
             rustix::fs::chmodat(at, name, Mode::from_raw_mode(entry.mode), AtFlags::empty())?;
         }

@@ -170,10 +170,11 @@ impl<'a, 'r> Writer<'a, 'r> {
     /// The same for what cannot be opened: links and nodes.
     fn finish_at(&self, metadata: &Metadata, target: &Directory, name: &OsStr) -> io::Result<()> {
         let at = target.upper()?;
-        if self.ownership == Ownership::Set {
-            let (uid, gid) = self.style.owner.unwrap_or((metadata.uid, metadata.gid));
-            disk::set_owner_at(at, name, uid, gid)?;
-        }
+        let (uid, gid) = self.style.owner.unwrap_or((metadata.uid, metadata.gid));
+        match self.ownership {
+            Ownership::Set => disk::set_owner_at(at, name, uid, gid)?,
+            Ownership::Record => disk::record_owner_at(at, name, uid, gid),
+        };
         if metadata.kind != Kind::Symlink {
             let mode = self.style.apply_mode(metadata.mode, false);
             rustix::fs::chmodat(at, name, Mode::from_raw_mode(mode), AtFlags::empty())?;

@@ -18,7 +18,8 @@ use rustix::{
     io::Errno,
 };
 
-use super::metadata::Metadata;
+use super::metadata::{Kind, Metadata};
+use crate::snapshot::disk;
 
 /// The attribute that makes a directory hide what lies below it.
 pub(crate) const OPAQUE: &str = "user.overlay.opaque";
@@ -61,7 +62,16 @@ impl LayerDirectory {
     /// The entry of that name, a whiteout too.
     pub(crate) fn stat(&self, name: &OsStr) -> io::Result<Option<Metadata>> {
         match rustix::fs::statat(self.fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(Metadata::from_stat(&stat))),
+            Ok(stat) => {
+                let mut metadata = Metadata::from_stat(&stat);
+                // A link's owner that is written down cannot come along with its attributes when it is copied.
+                if matches!(metadata.kind, Kind::Symlink | Kind::Fifo)
+                    && let Some((uid, gid)) = disk::recorded_owner_at(self.fd(), name)
+                {
+                    (metadata.uid, metadata.gid) = (uid, gid);
+                }
+                Ok(Some(metadata))
+            }
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
         }
