@@ -457,15 +457,16 @@ fn ids_and_owners_agree_on_every_rung() {
     let root = "mkdir /srv && touch /srv/a /srv/b && chown -R app:staff /srv && chmod 2775 /srv && stat -c '%n %u:%g' /srv /srv/a; \
         touch /srv/inherits && mkdir /srv/sub && stat -c '%u:%g %a' /srv/inherits /srv/sub; \
         cp -a /srv/a /copy && stat -c '%u:%g' /copy; tar -c -C /srv a b | tar -x -C /tmp && stat -c %u:%g /tmp/b; chown 0:0 /srv/b; stat -c %u:%g /srv/b; \
-        chmod 4755 /copy; chown 5:6 /copy; stat -c '%a %u:%g' /copy; ls -ln /copy | cut -d' ' -f1; find / -xdev -user app | sort | tr '\n' ' '";
-    let expected = "/srv 1000:50\n/srv/a 1000:50\n0:50 644\n0:50 2755\n1000:50\n1000:50\n0:0\n755 5:6\n-rwxr-xr-x\n/home/app /srv /srv/a /tmp/a /tmp/b ";
+        chmod 4755 /copy; chown 5:6 /copy; stat -c '%a %u:%g' /copy; ls -ln /copy | cut -d' ' -f1; ln -s a /srv/link; chown -h app:staff /srv/link; stat -c '%u:%g' /srv/link; cp -a /srv/link /copied-link; stat -c '%u:%g' /copied-link; \
+        find / -xdev -user app | sort | tr '\n' ' '";
+    let expected = "/srv 1000:50\n/srv/a 1000:50\n0:50 644\n0:50 2755\n1000:50\n1000:50\n0:0\n755 5:6\n-rwxr-xr-x\n1000:50\n1000:50\n/copied-link /home/app /srv /srv/a /srv/link /tmp/a /tmp/b ";
     fs::create_dir_all(case.path("upper/home/app")).unwrap();
     let text = output(&case.spec(&format!("chown app /home/app; {root}")));
     assert_eq!(text, expected);
-    let user = "umask 027; touch /home/app/mine && mkdir /home/app/dir && echo x > /home/app/dir/f; stat -c '%u:%g %a' /home/app/mine /home/app/dir /home/app/dir/f; \
+    let user = "umask 027; touch /home/app/mine && mkdir /home/app/dir && echo x > /home/app/dir/f; ln -s f /home/app/dir/l; mkfifo /home/app/p; stat -c '%u:%g' /home/app/dir/l /home/app/p; stat -c '%u:%g %a' /home/app/mine /home/app/dir /home/app/dir/f; \
         chown 0 /home/app/mine 2>/dev/null || echo refused; id -u; id -G";
     let text = output(&Spec { user: "app".into(), ..case.spec(user) });
-    assert_eq!(text, "1000:1000 640\n1000:1000 750\n1000:1000 640\nrefused\n1000\n1000 50\n");
+    assert_eq!(text, "1000:1000\n1000:1000\n1000:1000 640\n1000:1000 750\n1000:1000 640\nrefused\n1000\n1000 50\n");
     let change = "su app -c 'id -u; touch /tmp/by-su'; stat -c %u:%g /tmp/by-su; id -u";
     assert_eq!(output(&case.spec(change)), "1000\n1000:1000\n0\n");
     if has_one_id() {

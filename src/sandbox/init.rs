@@ -35,7 +35,7 @@ use super::{
     mounts::{self, Prepared},
     network::{Attachment, NAME_SERVER},
     outcome::{During, Exit, InitError, Message},
-    rootfs,
+    rootfs::{self, OpenRoot},
     spec::{Mount, MountKind, Spec, Stdio},
     stubs::{Shape, Stubs},
     user::{self, User},
@@ -114,13 +114,13 @@ struct Ready {
 fn keep(control: &Control) -> Result<(), InitError> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).during("tie the sandbox to rbuild")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    let (Order { spec, network, one_id }, stdin) = control.receive_order().during("read the spec")?;
+    let (order, stdin) = control.receive_order().during("read the spec")?;
     let outside = File::open("/proc/self/ns/mnt").during("open the mount namespace")?;
-    unshare(&spec, &network)?;
+    unshare(&order.spec, &order.network)?;
     let mut stubs = Stubs::default();
-    let ready = build_root(&spec, &network, &mut stubs)?;
-    let reaper = process::fork(|| reap(&spec, &ready, Streams { stdin, control }, one_id)).during("fork")?;
-    if spec.stdio != Stdio::Capture {
+    let ready = build_root(&order, &mut stubs)?;
+    let reaper = process::fork(|| reap(&order.spec, &ready, Streams { stdin, control }, order.one_id)).during("fork")?;
+    if order.spec.stdio != Stdio::Capture {
         process::forward_signals_to(reaper);
     }
     let ended = process::wait_for(Some(reaper)).during("wait for the step")?;
@@ -157,12 +157,16 @@ fn unshare(spec: &Spec, network: &Attachment) -> Result<(), InitError> {
     nix::unistd::sethostname(&spec.hostname).during("set the host name")
 }
 
-fn build_root(spec: &Spec, network: &Attachment, stubs: &mut Stubs) -> Result<Ready, InitError> {
-    let opened = rootfs::open(&spec.rootfs)?;
-    let prepared: Vec<Prepared> = mounts::prepare(&all_mounts(spec, network), &opened.staging)?;
-    mountns::attach(&opened.mount, &opened.staging).during("mount the root")?;
-    let root = RootDir::from_fd(opened.mount);
+fn build_root(Order { spec, network, one_id }: &Order, stubs: &mut Stubs) -> Result<Ready, InitError> {
+    let OpenRoot { mount, staging } = rootfs::open(&spec.rootfs)?;
+    let root = RootDir::from_fd(mount);
     let user = user::resolve(&spec.user, &root).map_err(InitError::User)?;
+    let mut all = all_mounts(spec, network);
+    if *one_id {
+        all.iter_mut().for_each(|mount| close_to_others(mount, &user));
+    }
+    let prepared: Vec<Prepared> = mounts::prepare(&all, &staging)?;
+    mountns::attach(&root, &staging).during("mount the root")?;
     // Before anything is mounted: the path means what the image says.
     make_cwd(&root, &spec.cwd, &user)?;
     let proc_target = stubs.open_or_make(&root, Path::new("/proc"), Shape::Directory).during("make /proc")?;
@@ -187,6 +191,21 @@ fn all_mounts(spec: &Spec, network: &Attachment) -> Vec<Mount> {
     let mut all = vec![file("/etc/hosts", hosts), file("/etc/resolv.conf", resolv)];
     all.extend(spec.mounts.iter().cloned());
     all
+}
+
+/// With one id, everybody owns everything: a secret that the step's user may not read is closed to its owner too.
+fn close_to_others(mount: &mut Mount, user: &User) {
+    let MountKind::Secret { mode, uid, gid, .. } = &mut mount.kind else { return };
+    let bits = if *uid == user.uid {
+        *mode >> 6
+    } else if user.groups.contains(gid) {
+        *mode >> 3
+    } else {
+        *mode
+    };
+    if user.uid != 0 {
+        *mode = (*mode & !0o700) | ((bits & 7) << 6);
+    }
 }
 
 /// Makes the working directory as the user's own, with its missing parents; it belongs to the layer.

@@ -18,13 +18,13 @@ use rustix::{
 };
 
 use super::{
-    emulate::owners,
     outcome::InitError,
     spec::{Mount, MountKind, Source},
     stubs::{Shape, Stubs},
 };
 use crate::sys::{
     mountns::{self, Upper},
+    recorded,
     root::RootDir,
 };
 
@@ -216,7 +216,7 @@ fn new_file(root: &RootDir) -> io::Result<(File, OwnedFd)> {
 
 /// Owner first: chown clears the special bits that the mode may set.
 fn finish_file(root: &RootDir, file: &File, mode: u32, (uid, gid): (u32, u32)) -> io::Result<()> {
-    owners::give(root.as_fd(), OsStr::new("file"), uid, gid)?;
+    recorded::give_at(root.as_fd(), OsStr::new("file"), uid, gid)?;
     Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
 }
 

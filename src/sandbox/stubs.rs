@@ -18,8 +18,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::emulate::owners;
-use crate::sys::root::RootDir;
+use crate::sys::{recorded, root::RootDir};
 
 /// As many dangling links as are followed to where a mount point has to be made.
 const MAX_LINKS: usize = 40;
@@ -106,7 +105,7 @@ impl Stubs {
     /// Gives what was made to a user and lets it stay.
     pub fn keep_as(self, uid: u32, gid: u32) -> io::Result<()> {
         for stub in self.made {
-            owners::give(stub.parent.as_fd(), &stub.name, uid, gid)?;
+            recorded::give_at(stub.parent.as_fd(), &stub.name, uid, gid)?;
         }
         Ok(())
     }

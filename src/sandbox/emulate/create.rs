@@ -2,25 +2,23 @@
 //! All others the kernel makes alone.
 
 use std::{
+    ffi::OsStr,
     os::{fd::OwnedFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags},
+    fs::{CWD, FileType, Mode, OFlags},
     io::Errno,
 };
 
-use super::{
-    ids::Ids,
-    owners::{self, Last},
-    target::Target,
-};
+use super::{ids::Ids, target::Target};
+use crate::sys::recorded::{self, Last};
 
 /// The owner that a new file at `path` gets; None when it is the real one, root.
 pub fn owner_of_new(path: &Path, ids: &Ids) -> Option<(u32, u32)> {
     let parent = path.parent().unwrap_or(Path::new("/"));
-    let inherited = owners::owner(parent, Last::Followed).map(|(_, gid)| gid);
+    let inherited = recorded::owner(parent, Last::Followed).map(|(_, gid)| gid);
     let hands_on = inherited.is_some() && std::fs::metadata(parent).is_ok_and(|metadata| metadata.mode() & libc::S_ISGID != 0);
     let gid = inherited.filter(|_| hands_on).unwrap_or(ids.group.effective);
     ((ids.user.effective, gid) != (0, 0)).then_some((ids.user.effective, gid))
@@ -32,13 +30,13 @@ pub fn open_new(target: Target, path: &Path, flags: u32, mode: u32, owner: (u32,
     let flags = OFlags::from_bits_retain(flags);
     if flags.bits() & libc::O_TMPFILE as u32 == libc::O_TMPFILE as u32 {
         let fd = rustix::fs::openat(CWD, path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(mode & !target.umask())).ok()?;
-        owners::record_owner(&own_path(&fd), Last::Followed, owner.0, owner.1).ok()?;
+        recorded::record(&own_path(&fd), Last::Followed, owner.0, owner.1).ok()?;
         return Some(fd);
     }
     let exact = flags | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     // Our own mask is 0: the mode arrives as it is said here.
     let fd = rustix::fs::openat(CWD, path, exact, Mode::from_raw_mode(mode & 0o7777 & !target.umask())).ok()?;
-    owners::record_owner(&own_path(&fd), Last::Followed, owner.0, owner.1).ok()?;
+    recorded::record(&own_path(&fd), Last::Followed, owner.0, owner.1).ok()?;
     Some(fd)
 }
 
@@ -50,7 +48,20 @@ fn own_path(fd: &OwnedFd) -> PathBuf {
 pub fn make_directory(target: Target, path: &Path, mode: u32, owner: (u32, u32)) -> Result<(), Errno> {
     let mode = mode & 0o1777 & !target.umask();
     rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(mode))?;
-    owners::record_owner(path, Last::Itself, owner.0, owner.1)
+    recorded::record(path, Last::Itself, owner.0, owner.1)
+}
+
+/// Makes a link as the target would, with the owner written down.
+pub fn make_link(content: &OsStr, path: &Path, owner: (u32, u32)) -> Result<(), Errno> {
+    rustix::fs::symlinkat(content, CWD, path)?;
+    recorded::record(path, Last::Itself, owner.0, owner.1)
+}
+
+/// Makes a pipe as the target would, with the owner written down.
+pub fn make_pipe(target: Target, path: &Path, mode: u32, owner: (u32, u32)) -> Result<(), Errno> {
+    let mode = Mode::from_raw_mode(mode & 0o7777 & !target.umask());
+    rustix::fs::mknodat(CWD, path, FileType::Fifo, mode, 0)?;
+    recorded::record(path, Last::Itself, owner.0, owner.1)
 }
 
 /// The mode of a new device file.

@@ -36,6 +36,7 @@ const HELD: &[libc::c_long] = &[
     libc::SYS_getgroups,
     libc::SYS_mknodat,
     libc::SYS_mkdirat,
+    libc::SYS_symlinkat,
     libc::SYS_newfstatat,
     libc::SYS_fstat,
     libc::SYS_statx,
@@ -43,8 +44,16 @@ const HELD: &[libc::c_long] = &[
 
 /// Calls that only old architectures have.
 #[cfg(target_arch = "x86_64")]
-const HELD_OLD: &[libc::c_long] =
-    &[libc::SYS_chown, libc::SYS_lchown, libc::SYS_mknod, libc::SYS_mkdir, libc::SYS_creat, libc::SYS_stat, libc::SYS_lstat];
+const HELD_OLD: &[libc::c_long] = &[
+    libc::SYS_chown,
+    libc::SYS_lchown,
+    libc::SYS_mknod,
+    libc::SYS_mkdir,
+    libc::SYS_symlink,
+    libc::SYS_creat,
+    libc::SYS_stat,
+    libc::SYS_lstat,
+];
 #[cfg(not(target_arch = "x86_64"))]
 const HELD_OLD: &[libc::c_long] = &[];
 

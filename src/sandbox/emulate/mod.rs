@@ -8,32 +8,31 @@
 //! | chown and its kin | the kernel does it for id 0 (with all its side effects), the owner is written down |
 //! | set*id, get*id, setgroups | kept per process, see [`ids`]; the rights of root stay |
 //! | mknod of a device | an empty file that stands for it |
-//! | open, mkdir by somebody else than root, or in a set-gid directory | made here, with the owner written down |
+//! | open, mkdir, symlink, mkfifo by somebody else than root, or in a set-gid directory | made here, with the owner written down |
 //! | stat, fstat, statx | only for files with something written down; the kernel answers the rest |
 //!
 //! Everything else and everything that fails is let through to the kernel, which then says what it has to say. Not
-//! emulated: owners of symbolic links, pipes and sockets (they stay root's), access checks between the users of one
-//! step, set-id programs, and programs of a 32-bit sibling architecture. Unaware of mounts and namespaces.
+//! emulated: owners of sockets, access checks between the users of one step, set-id programs, and programs of a 32-bit sibling architecture. Unaware of mounts and namespaces.
 
 mod create;
 mod filter;
 pub(super) mod ids;
-pub(super) mod owners;
+mod owners;
 mod stat;
 mod target;
 
-use std::{cell::RefCell, collections::HashSet, io, path::PathBuf};
+use std::{cell::RefCell, collections::HashSet, ffi::OsStr, io, os::unix::ffi::OsStrExt, path::PathBuf};
 
 use rustix::{fs::Mode, io::Errno};
 
 use self::{
     ids::{Ids, Triple},
-    owners::Last,
     target::Target,
 };
 use super::user::User;
 use crate::sys::{
     notify::{self, Call, Listener},
+    recorded::{self, Last},
     seccomp::Instruction,
 };
 
@@ -130,6 +129,7 @@ impl Emulator {
             }
             libc::SYS_mknodat => self.mknod(target, first as i32, second, third as u32, fourth),
             libc::SYS_mkdirat => self.mkdir(target, first as i32, second, third as u32),
+            libc::SYS_symlinkat => symlink(target, first, second as i32, third),
             libc::SYS_openat => self.open(call, target, first as i32, second, third as u32, fourth as u32),
             libc::SYS_newfstatat => stat_at(target, first as i32, second, third, fourth),
             libc::SYS_fstat => stat_of(target, target.descriptor(first as i32), Last::Followed, second),
@@ -148,6 +148,7 @@ impl Emulator {
             libc::SYS_lchown => chown(call, target.path(HERE, first)?, Last::Itself, second, third),
             libc::SYS_mknod => self.mknod(target, HERE, first, second as u32, third),
             libc::SYS_mkdir => self.mkdir(target, HERE, first, second as u32),
+            libc::SYS_symlink => symlink(target, first, HERE, second),
             libc::SYS_open => self.open(call, target, HERE, first, second as u32, third as u32),
             libc::SYS_creat => {
                 let flags = (libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC) as u32;
@@ -196,6 +197,11 @@ impl Emulator {
     }
 
     fn mknod(&self, target: Target, directory: i32, path: u64, mode: u32, device: u64) -> io::Result<Answer> {
+        if mode & libc::S_IFMT == libc::S_IFIFO {
+            let path = target.path(directory, path)?;
+            let owner = create::owner_of_new(&path, &Ids::of(target.pid)?);
+            return Ok(owner.map_or(Answer::Through, |owner| from_result(create::make_pipe(target, &path, mode, owner))));
+        }
         if !matches!(mode & libc::S_IFMT, libc::S_IFCHR | libc::S_IFBLK) {
             return Ok(Answer::Through);
         }
@@ -221,6 +227,14 @@ impl Emulator {
         self.listener.answer_with_fd(call, file, flags & libc::O_CLOEXEC as u32 != 0)?;
         Ok(Answer::Done)
     }
+}
+
+fn symlink(target: Target, content: u64, directory: i32, path: u64) -> io::Result<Answer> {
+    let ids = Ids::of(target.pid)?;
+    let path = target.path(directory, path)?;
+    let Some(owner) = create::owner_of_new(&path, &ids) else { return Ok(Answer::Through) };
+    let content = notify::read_string(target.pid, content)?;
+    Ok(from_result(create::make_link(OsStr::from_bytes(&content), &path, owner)))
 }
 
 fn from_result(result: Result<(), Errno>) -> Answer {
@@ -255,7 +269,7 @@ fn chown(call: &Call, path: PathBuf, last: Last, uid: u64, gid: u64) -> io::Resu
     let (uid, gid) = (uid as u32, gid as u32);
     if !ids.is_root() {
         // An owner may give a file to a group of theirs and to themselves.
-        let (owner, _) = owners::owner(&path, last).unwrap_or_default();
+        let (owner, _) = recorded::owner(&path, last).unwrap_or_default();
         let own = owner == ids.user.effective;
         let same_user = uid == u32::MAX || uid == owner;
         let own_group = gid == u32::MAX || gid == ids.group.effective;

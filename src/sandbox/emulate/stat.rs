@@ -3,8 +3,11 @@
 
 use std::{io, path::Path};
 
-use super::owners::{self, Last};
-use crate::sys::{notify, rawstat};
+use super::owners;
+use crate::sys::{
+    notify, rawstat,
+    recorded::{self, Last},
+};
 
 /// Offsets of what is patched in the kernel's `struct stat`.
 #[cfg(target_arch = "x86_64")]
@@ -40,10 +43,11 @@ pub struct Difference {
 
 /// The difference for a file; None when there is none, which is the fast answer.
 pub fn difference(path: &Path, last: Last) -> Option<Difference> {
-    if !owners::has_record(path, last) {
+    if !recorded::has_any(path, last) {
         return None;
     }
-    Some(Difference { owner: owners::owner(path, last), device: owners::device(path, last) })
+    let found = Difference { owner: recorded::owner(path, last), device: owners::device(path, last) };
+    (found.owner.is_some() || found.device.is_some()).then_some(found)
 }
 
 impl Difference {
