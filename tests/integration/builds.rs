@@ -151,18 +151,6 @@ fn the_whole_output_of_a_run_is_shown() {
 }
 
 #[test]
-fn instructions_that_are_not_supported_yet_are_refused_by_name() {
-    let bed = Bed::caller();
-    for (text, name) in [("RUN --mount=type=cache,target=/c true", "RUN --mount"), ("ADD https://example.invalid/a /a", "ADD")] {
-        bed.dockerfile(&format!("FROM alpine\n{text}\n"));
-        let outcome = bed.build(&[]);
-        if outcome.code != Some(0) {
-            outcome.says(name);
-        }
-    }
-}
-
-#[test]
 fn dockerignore_hides_files_and_a_named_one_goes_first() {
     let bed = Bed::caller();
     bed.dockerfile("FROM alpine\nCOPY . /c\n").file("a.txt", "a").file("b.log", "b").file("deep/c.log", "c").file("deep/keep.log", "k");
