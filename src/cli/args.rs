@@ -63,8 +63,9 @@ pub enum Verb {
     Parse(ParseArgs),
 }
 
-/// `rbuild build`.
+/// `rbuild build`. Of a flag that has one value, the last counts, as with docker: scripts append theirs.
 #[derive(Debug, Args, Clone)]
+#[command(args_override_self = true)]
 pub struct BuildArgs {
     /// Context: a directory, a git URL, an archive's URL, or `-` (an archive or a Dockerfile on standard input)
     #[arg(default_value = ".", value_name = "PATH|URL|-")]
@@ -280,6 +281,16 @@ mod tests {
         assert_eq!(words("rbuild --store s -f x"), ["rbuild", "--store", "s", "build", "-f", "x"]);
         assert_eq!(words("rbuild run i"), ["rbuild", "run", "i"]);
         assert_eq!(words("rbuild --help"), ["rbuild", "--help"]);
+    }
+
+    #[test]
+    fn of_a_repeated_flag_the_last_counts_and_lists_grow() {
+        let words =
+            ["rbuild", "build", "-f", "a", "-t", "x", "-f", "b", "-t", "y", "--pull", "--pull", "--build-arg", "a=1", "--build-arg", "b"];
+        let cli = Cli::try_parse_from(words).unwrap();
+        let Verb::Build(args) = cli.verb else { panic!("not a build") };
+        assert_eq!(args.file.as_deref(), Some("b"));
+        assert_eq!((args.tags, args.build_args), (vec!["x".to_owned(), "y".to_owned()], vec!["a=1".to_owned(), "b".to_owned()]));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod agreement;
 mod bad_input;
 mod builds;
+mod checks;
 mod determinism;
 mod disk;
 mod evil_layers;
@@ -13,5 +14,6 @@ mod outputs;
 mod platforms;
 mod push;
 mod run;
+mod sources;
 mod support;
 mod verbs;

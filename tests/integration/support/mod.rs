@@ -6,12 +6,14 @@ mod fake;
 mod image;
 mod registry;
 mod user;
+mod web;
 
 pub use bed::{Bed, Outcome, checkout};
 pub use fake::{FakeRegistry, Reply, Request};
-pub use image::{Image, Layer};
+pub use image::{Image, Layer, digest};
 pub use registry::Registry;
 pub use user::User;
+pub use web::{Page, Web};
 
 use std::process::Command;
 
