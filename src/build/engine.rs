@@ -324,8 +324,9 @@ impl Engine {
 
     /// Times that were set for one output are not the step's own: only the same output may use such a blob.
     fn faithful(&self, blobs: &[PolicyBlob]) -> Vec<PolicyBlob> {
-        let wanted = self.request.layers.clamp_to;
-        blobs.iter().filter(|(policy, _)| policy.clamp_to.is_none() || policy.clamp_to == wanted).cloned().collect()
+        let wanted = &self.request.layers;
+        let same_times = |policy: &super::LayerPolicy| (policy.clamp_to, policy.all_times) == (wanted.clamp_to, wanted.all_times);
+        blobs.iter().filter(|(policy, _)| policy.clamp_to.is_none() || same_times(policy)).cloned().collect()
     }
 
     /// Under its content key and, now that all input stages have results, under its definition key.

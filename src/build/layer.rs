@@ -241,7 +241,11 @@ fn pack_directory(upper: &Path, below: &[PathBuf], policy: LayerPolicy, services
     let root = RootDir::open(upper).map_err(|error| fail(&error))?;
     let lowers = open_roots(below).map_err(|error| fail(&error))?;
     let changes = snapshot::diff_overlay(&root, &lowers).map_err(|error| fail(&error))?;
-    let timestamps = policy.clamp_to.map_or(TimestampPolicy::Keep, TimestampPolicy::Clamp);
+    let timestamps = match policy.clamp_to {
+        None => TimestampPolicy::Keep,
+        Some(epoch) if policy.all_times => TimestampPolicy::Set(epoch),
+        Some(epoch) => TimestampPolicy::Clamp(epoch),
+    };
     let blob = services.store.blob_writer().map_err(BuildError::store)?;
     let mut writer = snapshot::LayerWriter::new(blob, policy.compression, &services.pool).map_err(|error| fail(&error))?;
     snapshot::write_layer(&changes, &root, &mut writer, timestamps).map_err(|error| fail(&error))?;

@@ -86,6 +86,9 @@ pub enum PullPolicy {
 pub struct LayerPolicy {
     /// Times later than this are set to it (`rewrite-timestamp`).
     pub clamp_to: Option<i64>,
+    /// Earlier times are set to it too (`--reproducible`).
+    #[serde(default)]
+    pub all_times: bool,
     /// The compression.
     pub compression: crate::snapshot::Compression,
 }

@@ -41,6 +41,8 @@ pub enum Verb {
     History(super::inspect::HistoryArgs),
     /// Show what differs between two images, and in which layer
     Diff(super::diff::DiffArgs),
+    /// Build an image again and show what came out differently
+    Verify(super::verify::VerifyArgs),
     /// Join images of several platforms
     Index(super::index::IndexArgs),
     /// Push an image of the store to its registry
@@ -88,6 +90,9 @@ pub struct BuildArgs {
     /// Platforms to build for, such as linux/amd64,linux/arm64
     #[arg(long = "platform", value_name = "PLATFORM", value_delimiter = ',')]
     pub platforms: Vec<String>,
+    /// The same digest wherever and whenever it is built: times from SOURCE_DATE_EPOCH, else the context's commit, else 0
+    #[arg(long)]
+    pub reproducible: bool,
     /// Programs of another processor than the image's are not an error
     #[arg(long)]
     pub allow_foreign: bool,

@@ -13,7 +13,7 @@ use crate::{
         lint,
         outputs::{OutputKind, OutputSpec},
         progress::{Built, Mode, Place, Reporter},
-        request, services, shell, upkeep, write,
+        reproducible, request, services, shell, upkeep, write,
     },
     oci::{Digest, Reference},
     registry::Client,
@@ -21,7 +21,7 @@ use crate::{
 
 /// Builds and writes the outputs.
 pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
-    let wanted = wanted(args)?;
+    let mut wanted = wanted(args)?;
     let call = Call::of(args)?;
     // What can be known to be wrong is said before anything is entered or made.
     wanted.check()?;
@@ -37,6 +37,10 @@ pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
     let result = services::drive(runtime, &services, async {
         // Fetched trees stay until everything is written.
         let _fetched = contexts::fetch(args, &request::remote_contexts(args), &mut request, &services).await?;
+        if let Some(epoch) = request.plans.first().and_then(|plan| plan.context_epoch).filter(|_| args.reproducible && !has_own_epoch(args))
+        {
+            fix_times(epoch, &mut wanted, &mut request)?;
+        }
         if call.method != Method::Build {
             return call.answer(&request, &services, &(steps.clone() as Arc<dyn build::Progress>)).await.map(Err);
         }
@@ -50,6 +54,7 @@ pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
             refuse_foreign_programs(&outcome, &services)?;
         }
         let written = write::write(&outcome, &wanted, &services, &|output| push_client(output, &services), &steps).await?;
+        reproducible::record(&services.store, &written)?;
         Ok(Ok((built(&outcome, &written.descriptor.digest, &written.names), written)))
     });
     let result = result.inspect_err(|_: &Failure| reporter.failed());
@@ -87,6 +92,7 @@ fn wanted(args: &BuildArgs) -> Result<write::Wanted, Failure> {
         outputs,
         annotations: annotations.into_iter().flatten().collect(),
         build_args: request::build_args(args)?,
+        reproducible: args.reproducible,
         tag_digest: args.tag_digest,
     })
 }
@@ -99,6 +105,19 @@ fn push_client(output: &OutputSpec, services: &build::Services) -> Result<Client
     let names = output.attributes.get("name").map(String::as_str).unwrap_or_default().split(',');
     let hosts = names.filter_map(|name| Some(name.parse::<Reference>().ok()?.registry().to_owned()));
     services::client(&hosts.collect::<Vec<_>>())
+}
+
+fn has_own_epoch(args: &BuildArgs) -> bool {
+    std::env::var_os("SOURCE_DATE_EPOCH").is_some() || args.build_args.iter().any(|text| text.starts_with("SOURCE_DATE_EPOCH"))
+}
+
+/// A context that was fetched has a time of its own: its commit's.
+fn fix_times(epoch: i64, wanted: &mut write::Wanted, request: &mut Request) -> Result<(), Failure> {
+    let name = || "SOURCE_DATE_EPOCH".to_owned();
+    wanted.build_args.insert(name(), epoch.to_string());
+    request.plans.iter_mut().for_each(|plan| drop(plan.build_args.insert(name(), epoch.to_string())));
+    request.layers = wanted.first_form()?.policy;
+    Ok(())
 }
 
 fn refuse_foreign_programs(outcome: &Outcome, services: &build::Services) -> Result<(), Failure> {

@@ -22,12 +22,14 @@ mod parse;
 mod ports;
 mod progress;
 mod push;
+mod reproducible;
 mod request;
 mod run;
 mod services;
 mod shell;
 mod terminal;
 mod upkeep;
+mod verify;
 mod write;
 
 use std::process::ExitCode;
@@ -71,6 +73,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Inspect(args) => inspect::inspect(&cli, args),
         Verb::History(args) => inspect::history(&cli, args),
         Verb::Diff(args) => diff::diff(&cli, args),
+        Verb::Verify(args) => verify::verify(&cli, args),
         Verb::Index(args) => index::index(&cli, args),
         Verb::Push(args) => push::push(&cli, args),
         Verb::Du(args) => upkeep::du(&cli, args),

@@ -88,6 +88,9 @@ pub fn build_args(args: &BuildArgs) -> Result<BTreeMap<String, String>, Failure>
             }
         }
     }
+    if args.reproducible && !map.contains_key("SOURCE_DATE_EPOCH") {
+        map.insert("SOURCE_DATE_EPOCH".to_owned(), super::reproducible::epoch(args)?);
+    }
     Ok(map)
 }
 

@@ -28,6 +28,8 @@ pub enum TimestampPolicy {
     Keep,
     /// As on disk, but never later than this many seconds after 1970.
     Clamp(i64),
+    /// All are this.
+    Set(i64),
 }
 
 impl TimestampPolicy {
@@ -35,6 +37,7 @@ impl TimestampPolicy {
         let seconds = match self {
             Self::Keep => mtime.seconds,
             Self::Clamp(epoch) => mtime.seconds.min(epoch),
+            Self::Set(epoch) => epoch,
         };
         Timestamp { seconds, nanoseconds: 0 }
     }

@@ -44,3 +44,62 @@ fn two_stores_and_two_users_agree_on_the_digest() {
         assert_eq!(archive, &archives[0].1, "as {:?}: the archives differ", bed.user);
     }
 }
+
+/// A build of files only, whose digest depends on nothing but rbuild's own format: the order and headers of tar entries,
+/// the compressor's output, the JSON of config and manifest.
+fn fixed(bed: &Bed) -> &Bed {
+    bed.dockerfile("FROM scratch\nCOPY --chmod=644 one sub /files/\nWORKDIR /files\nENV A=b\nCMD [\"x\"]\n");
+    bed.file("one", "1").file("sub/two", "2".repeat(100_000))
+}
+
+/// Whoever changes this digest changes the digest of every image that anyone rebuilds: caches miss, signatures no longer
+/// match, `rbuild verify` fails. That needs a reason in the changelog, not only a new number here.
+#[test]
+fn the_format_has_not_changed() {
+    for bed in Bed::each_user() {
+        let digest = fixed(&bed).image("app", &["--reproducible", "--platform", "linux/amd64"]);
+        assert_eq!(digest, PINNED, "as {:?}", bed.user);
+    }
+}
+
+const PINNED: &str = "sha256:72be4e745c8ab49e093dc87e81799444cf1c8875ecb79ec960d6cc3753897b76";
+
+#[test]
+fn reproducible_images_are_equal_whatever_the_times_threads_and_caches() {
+    let first = Bed::caller();
+    let digest = fixed(&first).image("app", &["--reproducible"]);
+    assert_eq!(first.image("app", &["--reproducible"]), digest, "cached");
+    assert_eq!(first.image("app", &["--reproducible", "--no-cache"]), digest, "not cached");
+    // Other files' times, older ones too, and one processor.
+    let second = Bed::caller();
+    fixed(&second);
+    crate::support::tool(std::process::Command::new("touch").args(["-d", "1969-12-31T00:00:00Z"]).arg(second.path("context/one")));
+    let mut command = std::process::Command::new("taskset");
+    command.args(["-c", "0"]).arg(crate::support::binary()).args(["build", "--reproducible", "-t", "app", "."]);
+    command.env("RBUILD_STORE", second.store()).current_dir(second.path("context"));
+    Outcome::of(command).succeeds();
+    assert_eq!(second.digest("app"), digest);
+}
+
+#[test]
+fn the_time_is_that_of_the_contexts_commit() {
+    let bed = Bed::caller();
+    fixed(&bed);
+    let script = "git init -q . && git -c user.name=n -c user.email=e commit -q --allow-empty -m m";
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", script]).current_dir(bed.path("context")).env("GIT_COMMITTER_DATE", "1600000000 +0000");
+    crate::support::tool(&mut command);
+    bed.image("app", &["--reproducible"]);
+    bed.run(&["inspect", "app"]).succeeds().says("created      2020-09-13T12:26:40Z");
+}
+
+#[test]
+fn verify_names_the_files_that_come_out_differently() {
+    let bed = Bed::caller();
+    bed.dockerfile("FROM alpine\nRUN mkdir -p /var/log && echo made > /made\n").image("good", &["--reproducible"]);
+    bed.run(&["verify", "good"]).succeeds().says("good is reproduced");
+    bed.dockerfile("FROM alpine\nRUN mkdir -p /var/log && cat /proc/sys/kernel/random/uuid > /var/log/x.log\n")
+        .image("bad", &["--reproducible"]);
+    bed.run(&["verify", "bad"]).fails_with(1).says("/var/log/x.log: content").says("a log holds the time of the build");
+    bed.run(&["verify", "good"]).succeeds();
+}

@@ -32,11 +32,16 @@ pub struct Form {
 
 impl Form {
     /// What an output asks for, with the annotations of the command line before its own.
-    pub fn of(output: &OutputSpec, build_args: &BTreeMap<String, String>, annotations: &[Annotation]) -> Result<Self, Failure> {
+    pub fn of(
+        output: &OutputSpec,
+        build_args: &BTreeMap<String, String>,
+        annotations: &[Annotation],
+        reproducible: bool,
+    ) -> Result<Self, Failure> {
         let mut all = annotations.to_vec();
         all.extend(output.annotations.iter().cloned());
         Ok(Self {
-            policy: policy(output, build_args)?,
+            policy: policy(output, build_args, reproducible)?,
             force: output.flag("force-compression", false)?,
             docker_media_types: !output.flag("oci-mediatypes", true)?,
             prefer_nondistributable: output.flag("prefer-nondist-layers", false)?,
@@ -110,9 +115,9 @@ fn is_of(media_type: &str, compression: Compression) -> bool {
 }
 
 /// How an output wants our layers written.
-pub fn policy(output: &OutputSpec, build_args: &BTreeMap<String, String>) -> Result<LayerPolicy, Failure> {
-    let mut policy = LayerPolicy::default();
-    if output.flag("rewrite-timestamp", false)? {
+fn policy(output: &OutputSpec, build_args: &BTreeMap<String, String>, reproducible: bool) -> Result<LayerPolicy, Failure> {
+    let mut policy = LayerPolicy { all_times: reproducible, ..LayerPolicy::default() };
+    if output.flag("rewrite-timestamp", reproducible)? {
         let epoch = output.attributes.get("source-date-epoch").or_else(|| build_args.get("SOURCE_DATE_EPOCH"));
         let epoch = epoch.filter(|text| !text.is_empty()).and_then(|text| text.parse().ok());
         policy.clamp_to = Some(epoch.ok_or_else(|| {

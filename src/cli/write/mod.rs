@@ -42,6 +42,8 @@ pub struct Wanted {
     pub annotations: Vec<Annotation>,
     /// `--build-arg`, for SOURCE_DATE_EPOCH.
     pub build_args: BTreeMap<String, String>,
+    /// `--reproducible`: all times are SOURCE_DATE_EPOCH, in every output.
+    pub reproducible: bool,
     /// A tag made of the digest beside each tag.
     pub tag_digest: bool,
 }
@@ -50,7 +52,7 @@ impl Wanted {
     /// What can be known to be wrong before anything is built.
     pub fn check(&self) -> Result<(), Failure> {
         for output in &self.outputs {
-            Form::of(output, &self.build_args, &self.annotations)?;
+            self.form(output)?;
             if output.is_pushed()? && self.names(output)?.is_empty() {
                 return Err(
                     Failure::usage("tag is needed when pushing to registry").with_hint("-t REGISTRY/NAME[:TAG], or name=.. in --output")
@@ -63,9 +65,13 @@ impl Wanted {
     /// The form of the image that names in the store stand for.
     pub fn first_form(&self) -> Result<Form, Failure> {
         match self.outputs.iter().find(|output| output.is_image()) {
-            Some(output) => Form::of(output, &self.build_args, &self.annotations),
-            None => Ok(Form { annotations: self.annotations.clone(), ..Form::default() }),
+            Some(output) => self.form(output),
+            None => self.form(&OutputSpec::of(OutputKind::Image)),
         }
+    }
+
+    fn form(&self, output: &OutputSpec) -> Result<Form, Failure> {
+        Form::of(output, &self.build_args, &self.annotations, self.reproducible)
     }
 
     /// The names of an output: its own, else the tags.
@@ -174,7 +180,7 @@ impl Writer<'_> {
             files::write(self.outcome, output, self.services, self.steps).await?;
             return Ok(Vec::new());
         }
-        let made = self.made(&Form::of(output, &self.wanted.build_args, &self.wanted.annotations)?).await?;
+        let made = self.made(&self.wanted.form(output)?).await?;
         let names = self.with_digest_tags(&self.wanted.names(output)?, &made.top);
         let is_pushed = output.is_pushed()?;
         if let Some(note) = ignored(output)? {

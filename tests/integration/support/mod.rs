@@ -12,7 +12,7 @@ pub use bed::{Bed, Outcome, checkout};
 pub use fake::{FakeRegistry, Reply, Request};
 pub use image::{Image, Layer, digest};
 pub use registry::Registry;
-pub use user::User;
+pub use user::{User, binary};
 pub use web::{Page, Web};
 
 use std::process::Command;

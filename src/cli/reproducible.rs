@@ -1,0 +1,72 @@
+//! `--reproducible`: the time that everything made by this build has, and what is written down so that `rbuild verify` can
+//! build again.
+//!
+//! The time is SOURCE_DATE_EPOCH, else that of the context's git commit, else 0. Every file of our own layers gets it,
+//! older ones too: a checkout's times depend on who made it when.
+
+use std::{path::Path, process::Command};
+
+use serde::{Deserialize, Serialize};
+
+use super::{args::BuildArgs, failure::Failure, write::Written};
+use crate::{build::chain, store::Store};
+
+/// How `rbuild` was called for a result.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Call {
+    /// The words of the command line.
+    pub words: Vec<String>,
+    /// Where it was.
+    pub directory: String,
+    /// SOURCE_DATE_EPOCH of the environment.
+    pub epoch: Option<String>,
+    /// Version of rbuild.
+    pub version: String,
+}
+
+/// The time of a local context: its commit's, or 0 where there is none.
+pub fn epoch(args: &BuildArgs) -> Result<String, Failure> {
+    let context = Path::new(&args.context);
+    let is_in_git =
+        context.is_dir() && std::path::absolute(context).is_ok_and(|path| path.ancestors().any(|path| path.join(".git").exists()));
+    if !is_in_git {
+        return Ok("0".to_owned());
+    }
+    // rev-list runs nothing that the repository's configuration names.
+    let mut command = Command::new("git");
+    command.arg("-C").arg(context).args(["rev-list", "--max-count=1", "--timestamp", "HEAD"]);
+    let fail = |reason: String| {
+        Failure::new(format!("--reproducible: cannot read the time of the context's commit: {reason}"))
+            .with_hint("set SOURCE_DATE_EPOCH yourself")
+    };
+    let output = command.output().map_err(|error| fail(format!("git: {error}")))?;
+    if !output.status.success() {
+        let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        // A repository without a commit.
+        let is_empty = reason.contains("unknown revision") || reason.contains("bad revision");
+        return if is_empty { Ok("0".to_owned()) } else { Err(fail(reason)) };
+    }
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let seconds = text.split_whitespace().next().filter(|seconds| seconds.parse::<i64>().is_ok());
+    seconds.map(str::to_owned).ok_or_else(|| fail(format!("git says `{}`", text.trim())))
+}
+
+/// Writes down how a result came about.
+pub fn record(store: &Store, written: &Written) -> Result<(), Failure> {
+    let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let directory = std::env::current_dir().map(|path| path.display().to_string()).unwrap_or_default();
+    let epoch = std::env::var("SOURCE_DATE_EPOCH").ok();
+    let call = Call { words, directory, epoch, version: env!("CARGO_PKG_VERSION").to_owned() };
+    let payload = serde_json::to_string(&call).expect("plain data has a JSON form");
+    store.record_step(&key(&written.descriptor.digest), &payload, &[]).map_err(|error| Failure::new(chain(&error)))
+}
+
+/// How an image came about, if it was built here.
+pub fn recorded(store: &Store, digest: &crate::oci::Digest) -> Result<Option<Call>, Failure> {
+    let found = store.step(&key(digest)).map_err(|error| Failure::new(chain(&error)))?;
+    Ok(found.and_then(|found| serde_json::from_str(&found.payload).ok()))
+}
+
+fn key(digest: &crate::oci::Digest) -> String {
+    format!("made {digest}")
+}

@@ -1,0 +1,197 @@
+//! `rbuild verify`: builds an image again from what was written down when it was made, and says which files came out
+//! differently and why that may be.
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser};
+
+use crate::{
+    build::chain,
+    cli::{
+        args::{BuildArgs, Cli, Verb, with_default_verb},
+        build, diff,
+        failure::Failure,
+        find, outputs,
+        reproducible::{self, Call},
+        services,
+    },
+    export::{self, FileDifference},
+    oci::{Image, media_type},
+    store::Store,
+};
+
+/// Keys of an output that don't change the image.
+const PLACES: [&str; 9] = ["type", "dest", "name", "push", "push-by-digest", "tar", "registry.insecure", "store", "context"];
+
+/// `rbuild verify`.
+#[derive(Debug, Args, Clone)]
+pub struct VerifyArgs {
+    /// Image that was built here: a name, or a digest or its beginning
+    pub image: String,
+}
+
+/// Builds again and compares. Exit code 1 if anything differs.
+pub fn verify(cli: &Cli, args: &VerifyArgs) -> Result<ExitCode, Failure> {
+    let store = services::open_store(cli)?;
+    let top = find::descriptor(&store, &args.image)?;
+    let call = reproducible::recorded(&store, &top.digest)?.ok_or_else(|| {
+        Failure::new(format!("how {} was made is not known here", args.image))
+            .with_hint("only images that this store's rbuild built can be verified")
+    })?;
+    drop(store);
+    std::env::set_current_dir(&call.directory).map_err(|error| Failure::new(format!("cannot go to {}: {error}", call.directory)))?;
+    let mut again = build_args(&call)?;
+    // Where the user namespace maps us to root everything of ours is reachable, wherever it is.
+    let told = tempfile::NamedTempFile::new().map_err(|error| Failure::new(format!("cannot make a temporary file: {error}")))?;
+    again.metadata_file = Some(told.path().to_owned());
+    build::build(cli, &again)?;
+    let text = std::fs::read(told.path()).map_err(|error| Failure::new(format!("cannot read what was built: {error}")))?;
+    let told: serde_json::Value =
+        serde_json::from_slice(&text).map_err(|error| Failure::new(format!("cannot read what was built: {error}")))?;
+    let digest = told["containerimage.digest"].as_str().unwrap_or_default().to_owned();
+    if digest == top.digest.as_str() {
+        println!("{} is reproduced: {digest}", args.image);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let store = services::open_store(cli)?;
+    let has_fixed_times = again.reproducible || again.build_args.iter().any(|text| text.starts_with("SOURCE_DATE_EPOCH="));
+    println!("{} is {}, built again it is {digest}", args.image, top.digest);
+    let platforms = match media_type::is_index(&top.media_type) {
+        true => {
+            let index = store.index_blob(&top.digest).map_err(|error| Failure::new(chain(&error)))?;
+            index.manifests.into_iter().filter_map(|entry| Some(entry.platform?.to_string())).map(Some).collect()
+        }
+        false => vec![None],
+    };
+    for platform in platforms {
+        let (_, first) = find::image(&store, top.digest.as_str(), platform.as_deref())?;
+        let (_, second) = find::image(&store, &digest, platform.as_deref())?;
+        print!("{}", differences(&store, &first, &second, has_fixed_times)?);
+    }
+    if !has_fixed_times {
+        println!("times were not compared: the image was built without --reproducible and without SOURCE_DATE_EPOCH");
+    }
+    Ok(ExitCode::from(1))
+}
+
+fn differences(store: &Store, first: &Image, second: &Image, times: bool) -> Result<String, Failure> {
+    let list = |image: &Image| export::list(store, image, true).map_err(|error| Failure::new(chain(&error)));
+    let mut found = export::compare((first, &list(first)?), (second, &list(second)?), times);
+    let files = std::mem::take(&mut found.files);
+    let mut text = String::new();
+    for file in files {
+        let why = cause(&file);
+        found.files = vec![file];
+        let rest = (std::mem::take(&mut found.config), std::mem::take(&mut found.history));
+        text += diff::as_text(&found).trim_end();
+        (found.config, found.history) = rest;
+        text += &why.map(|why| format!("\n    likely: {why}\n")).unwrap_or_else(|| "\n".to_owned());
+    }
+    found.files.clear();
+    Ok(text + &diff::as_text(&found))
+}
+
+/// The usual reasons, told by the name.
+fn cause(file: &FileDifference) -> Option<&'static str> {
+    let path = file.path.as_str();
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
+    let only_times = !file.what.is_empty() && file.what.iter().all(|what| what.starts_with("time "));
+    Some(match () {
+        () if ends(&[".pyc"]) || path.contains("__pycache__") => {
+            "compiled Python holds the time of its source: set PYTHONDONTWRITEBYTECODE=1 or ARG SOURCE_DATE_EPOCH"
+        }
+        () if ends(&[".log"]) || path.starts_with("var/log/") => "a log holds the time of the build: remove it in the same RUN",
+        () if path.starts_with("var/lib/apt/lists/") => "package lists change with the mirror: remove them in the same RUN",
+        () if path.starts_with("var/cache/ldconfig/") => "ldconfig's cache holds inode numbers: remove it in the same RUN",
+        () if path.starts_with("var/cache/") || path.contains("/.cache/") || path.contains("/.npm/") => {
+            "a cache: use RUN --mount=type=cache, or remove it in the same RUN"
+        }
+        () if path == "etc/machine-id" || path.contains("ssh_host_") => {
+            "made at random: remove it, and have it made when the container starts"
+        }
+        () if ends(&[".a", ".jar", ".zip", ".whl", ".gz", ".tgz", ".tar"]) => {
+            "an archive holds times: pass SOURCE_DATE_EPOCH to what makes it"
+        }
+        () if only_times => "only the time differs: build with --reproducible",
+        () if file.what.iter().any(|what| what == "content") => {
+            "the same size and other bytes: a date, an id or an order that is left to chance"
+        }
+        () => return None,
+    })
+}
+
+/// The same build without its destinations and without the cache.
+fn build_args(call: &Call) -> Result<BuildArgs, Failure> {
+    let words = with_default_verb(call.words.iter().map(Into::into).collect());
+    let cli = Cli::try_parse_from(words).map_err(|error| Failure::new(format!("the recorded call is not understood: {error}")))?;
+    let Verb::Build(args) = cli.verb else { return Err(Failure::new("the recorded call is no build")) };
+    let first_image = args.outputs.iter().find(|text| outputs::OutputSpec::parse(text).is_ok_and(|output| output.is_image()));
+    let mut again = BuildArgs {
+        no_cache: true,
+        tags: Vec::new(),
+        outputs: vec![first_image.map_or_else(|| "type=image".to_owned(), |text| without_places(text))],
+        push: false,
+        load: false,
+        tag_digest: false,
+        iidfile: None,
+        metadata_file: None,
+        ..(*args).clone()
+    };
+    if let Some(epoch) = &call.epoch
+        && !again.build_args.iter().any(|text| text.starts_with("SOURCE_DATE_EPOCH"))
+    {
+        again.build_args.push(format!("SOURCE_DATE_EPOCH={epoch}"));
+    }
+    Ok(again)
+}
+
+/// `type=oci,dest=x,compression=zstd` is `type=image,compression=zstd`.
+fn without_places(text: &str) -> String {
+    let mut list = vec!["type=image".to_owned()];
+    for field in outputs::fields(text) {
+        let key = field.split('=').next().unwrap_or_default().to_ascii_lowercase();
+        if !PLACES.contains(&key.as_str()) && field.contains('=') {
+            list.push(if field.contains(',') { format!("\"{field}\"") } else { field });
+        }
+    }
+    list.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_is_repeated_without_its_destinations() {
+        let words = ["rbuild", "-t", "app", "--push", "-o", "type=oci,dest=x,\"name=a,b\",compression=zstd", "--build-arg", "A=1", "dir"];
+        let call = Call {
+            words: words.map(str::to_owned).to_vec(),
+            directory: String::new(),
+            epoch: Some("5".to_owned()),
+            version: String::new(),
+        };
+        let args = build_args(&call).unwrap();
+        assert_eq!(args.outputs, ["type=image,compression=zstd"]);
+        assert_eq!((args.tags.len(), args.push, args.no_cache, args.context.as_str()), (0, false, true, "dir"));
+        assert_eq!(args.build_args, ["A=1", "SOURCE_DATE_EPOCH=5"]);
+    }
+
+    #[test]
+    fn causes_are_told_by_the_name() {
+        let file = |path: &str, what: &[&str]| FileDifference {
+            path: path.to_owned(),
+            first_layer: Some(0),
+            second_layer: Some(0),
+            what: what.iter().map(|what| (*what).to_owned()).collect(),
+        };
+        for (path, what, expected) in [
+            ("app/__pycache__/x.pyc", &["content"][..], "compiled Python"),
+            ("var/log/dpkg.log", &["size 1 -> 2"], "a log"),
+            ("app/x", &["time 1 -> 2"], "only the time"),
+        ] {
+            assert!(cause(&file(path, what)).unwrap().starts_with(expected), "{path}");
+        }
+        assert_eq!(cause(&file("app/x", &["mode 1 -> 2"])), None);
+    }
+}
