@@ -35,7 +35,7 @@ use super::{
     mounts::{self, Prepared},
     network::{Attachment, NAME_SERVER},
     outcome::{During, Exit, InitError, Message},
-    rootfs::{self, OpenRoot},
+    rootfs::{self, OpenRoot, Proc},
     spec::{Mount, MountKind, Spec, Stdio},
     stubs::{Shape, Stubs},
     user::{self, User},
@@ -227,14 +227,18 @@ struct Streams<'a> {
 /// Pid 1 of the step: finishes the root, starts the program, waits for it. When it ends, the kernel ends the rest.
 fn reap(spec: &Spec, ready: &Ready, streams: Streams<'_>, one_id: bool) -> i32 {
     let control = streams.control;
-    let result = if one_id { reap_and_emulate(spec, ready, streams) } else { start(spec, ready, streams, None).and_then(wait_for_program) };
+    let result = if one_id {
+        reap_and_emulate(spec, ready, streams)
+    } else {
+        start(spec, ready, streams, None).and_then(|(program, _)| wait_for_program(program))
+    };
     control.tell(&result.map_or_else(Message::Failed, Message::Exited));
     0
 }
 
-fn start(spec: &Spec, ready: &Ready, streams: Streams<'_>, emulator: Option<UnixStream>) -> Result<Pid, InitError> {
+fn start(spec: &Spec, ready: &Ready, streams: Streams<'_>, emulator: Option<UnixStream>) -> Result<(Pid, Proc), InitError> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).during("tie the step to the sandbox")?;
-    rootfs::mount_proc(&ready.proc_target)?;
+    let proc = rootfs::mount_proc(&ready.proc_target)?;
     rootfs::mask(&ready.root)?;
     mountns::pivot_into(ready.root.as_fd()).during("change the root")?;
     let Streams { stdin, control } = streams;
@@ -247,7 +251,7 @@ fn start(spec: &Spec, ready: &Ready, streams: Streams<'_>, emulator: Option<Unix
     if spec.stdio != Stdio::Capture {
         process::forward_signals_to(program);
     }
-    Ok(program)
+    Ok((program, proc))
 }
 
 /// Collects every process that ends, orphans too, until the program does.
@@ -274,10 +278,10 @@ fn exit_of(ended: Ended) -> Exit {
 /// The same where there is one id: between deaths it answers the calls that are held.
 fn reap_and_emulate(spec: &Spec, ready: &Ready, streams: Streams<'_>) -> Result<Exit, InitError> {
     let (ours, theirs) = UnixStream::pair().during("make a socket")?;
-    let program = start(spec, ready, streams, Some(theirs))?;
+    let (program, proc) = start(spec, ready, streams, Some(theirs))?;
     let death = rustix::process::pidfd_open(rustix_pid(program)?, PidfdFlags::empty()).during("watch the program")?;
     let emulator = match fdpass::receive(&ours) {
-        Ok((_, Some(listener))) => Emulator::new(Listener::new(listener), ready.user.clone()),
+        Ok((_, Some(listener))) => Emulator::new(Listener::new(listener), ready.user.clone(), proc),
         // It has told why before it ended.
         _ => return wait_for_program(program),
     };

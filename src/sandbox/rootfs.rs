@@ -174,15 +174,25 @@ pub fn mount_sys(root: &RootDir, stubs: &mut Stubs, network_is_ours: bool) -> Re
     Ok(())
 }
 
+/// Whose processes a /proc shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proc {
+    /// Those of the step.
+    Own,
+    /// Those of the container that we are in, by other numbers.
+    Outer,
+}
+
 /// Mounts /proc of the pid namespace that the caller is in; where that is refused (a container that masks its own /proc)
 /// the outer /proc.
-pub fn mount_proc(target: impl AsFd) -> Result<(), InitError> {
+pub fn mount_proc(target: impl AsFd) -> Result<Proc, InitError> {
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_NODEV;
-    let proc = match mountns::new_filesystem("proc", &[], attributes) {
-        Ok(proc) => proc,
-        Err(_) => mountns::clone_host_path(Path::new("/proc")).during("bind /proc")?,
+    let (proc, whose) = match mountns::new_filesystem("proc", &[], attributes) {
+        Ok(proc) => (proc, Proc::Own),
+        Err(_) => (mountns::clone_host_path(Path::new("/proc")).during("bind /proc")?, Proc::Outer),
     };
-    mountns::attach(proc, target).during("mount /proc")
+    mountns::attach(proc, target).during("mount /proc")?;
+    Ok(whose)
 }
 
 /// Covers what the kernel shows to everybody and a build step has no business with.

@@ -124,6 +124,36 @@ pub fn place_fd(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// The number that the mounted /proc has for a thread of our pid namespace, where that /proc is of one further out.
+pub fn pid_in_proc(tid: u32) -> io::Result<u32> {
+    // PIDFD_THREAD (6.9) takes any thread; before, only a thread that its process is named after.
+    let flags = [rustix::process::PidfdFlags::from_bits_retain(libc::O_EXCL as u32), rustix::process::PidfdFlags::empty()];
+    let tid = rustix::process::Pid::from_raw(tid as i32).ok_or(io::ErrorKind::InvalidInput)?;
+    let opened = flags.into_iter().find_map(|flags| rustix::process::pidfd_open(tid, flags).ok());
+    let Some(fd) = opened else { return find_in_proc(tid.as_raw_nonzero().get()) };
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+    let number = text.lines().find_map(|line| line.strip_prefix("Pid:")).and_then(|pid| pid.trim().parse().ok());
+    number.filter(|pid| *pid > 0).ok_or(io::ErrorKind::NotFound.into())
+}
+
+/// The same by looking at everybody: a thread whose innermost number is `tid` in our own pid namespace.
+fn find_in_proc(tid: i32) -> io::Result<u32> {
+    let ours = std::fs::read_link("/proc/self/ns/pid")?;
+    for process in std::fs::read_dir("/proc")?.flatten().filter(|entry| entry.file_name().as_encoded_bytes()[0].is_ascii_digit()) {
+        if std::fs::read_link(process.path().join("ns/pid")).ok().as_ref() != Some(&ours) {
+            continue;
+        }
+        for thread in std::fs::read_dir(process.path().join("task")).into_iter().flatten().flatten() {
+            let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+            let innermost = status.lines().find_map(|line| line.strip_prefix("NSpid:")).and_then(|pids| pids.split_whitespace().last());
+            if innermost.and_then(|pid| pid.parse().ok()) == Some(tid) {
+                return thread.file_name().to_str().and_then(|name| name.parse().ok()).ok_or(io::ErrorKind::NotFound.into());
+            }
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
 /// Makes a command's process die when the thread that starts it ends.
 pub fn end_with_this_thread(command: &mut Command) {
     let parent = std::process::id();

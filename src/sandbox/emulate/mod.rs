@@ -29,9 +29,10 @@ use self::{
     ids::{Ids, Triple},
     target::Target,
 };
-use super::user::User;
+use super::{rootfs::Proc, user::User};
 use crate::sys::{
     notify::{self, Call, Listener},
+    process,
     recorded::{self, Last},
     seccomp::Instruction,
 };
@@ -51,6 +52,8 @@ pub struct Emulator {
     listener: Listener,
     /// Who the step started as.
     user: User,
+    /// Whose numbers our /proc has.
+    proc: Proc,
     /// Who asked to keep the powers of root when giving up its id (`setpriv` does, to change groups afterwards).
     keepers: RefCell<HashSet<u32>>,
 }
@@ -67,9 +70,9 @@ enum Answer {
 
 impl Emulator {
     /// Answers what arrives at a listener. The process's own mode mask is cleared: new files get what is asked for.
-    pub fn new(listener: Listener, user: User) -> Self {
+    pub fn new(listener: Listener, user: User, proc: Proc) -> Self {
         rustix::process::umask(Mode::empty());
-        Self { listener, user, keepers: RefCell::default() }
+        Self { listener, user, proc, keepers: RefCell::default() }
     }
 
     /// Where to wait for calls.
@@ -91,7 +94,9 @@ impl Emulator {
     }
 
     fn decide(&self, call: &Call) -> io::Result<Answer> {
-        let target = Target { pid: call.pid };
+        // Only calls with paths need it; the others never look into /proc.
+        let in_proc = if self.proc == Proc::Outer { process::pid_in_proc(call.pid).unwrap_or(0) } else { call.pid };
+        let target = Target { pid: call.pid, in_proc };
         let [first, second, third, fourth, ..] = call.arguments;
         match call.number {
             libc::SYS_getuid => Ok(Answer::Value(Ids::of(call.pid)?.user.real.into())),

@@ -16,8 +16,10 @@ use crate::sys::notify;
 /// The thread that made a call.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
-    /// In our pid namespace and /proc.
+    /// In our pid namespace.
     pub pid: u32,
+    /// In our /proc, which may be that of a pid namespace further out.
+    pub in_proc: u32,
 }
 
 impl Target {
@@ -29,16 +31,16 @@ impl Target {
 
     /// The open file behind a descriptor.
     pub fn descriptor(self, number: i32) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/fd/{number}", self.pid))
+        PathBuf::from(format!("/proc/{}/fd/{number}", self.in_proc))
     }
 
     fn locate(self, directory: i32, text: &OsStr) -> PathBuf {
         let bytes = text.as_bytes();
         if bytes.first() == Some(&b'/') {
-            return self.translate(bytes).unwrap_or_else(|| PathBuf::from(format!("/proc/{}/root", self.pid)).join(strip(text)));
+            return self.translate(bytes).unwrap_or_else(|| PathBuf::from(format!("/proc/{}/root", self.in_proc)).join(strip(text)));
         }
         let base = match directory {
-            libc::AT_FDCWD => PathBuf::from(format!("/proc/{}/cwd", self.pid)),
+            libc::AT_FDCWD => PathBuf::from(format!("/proc/{}/cwd", self.in_proc)),
             number => self.descriptor(number),
         };
         // An empty name is the directory itself; joining it would ask for a directory.
@@ -57,14 +59,14 @@ impl Target {
         ];
         WORDS.iter().find_map(|(word, place)| {
             let rest = path.strip_prefix(*word).filter(|rest| rest.is_empty() || rest[0] == b'/')?;
-            let base = PathBuf::from(format!("/proc/{}{place}", self.pid));
+            let base = PathBuf::from(format!("/proc/{}{place}", self.in_proc));
             Some(if rest.is_empty() { base } else { base.join(strip(OsStr::from_bytes(rest))) })
         })
     }
 
     /// The mask of modes of new files.
     pub fn umask(self) -> u32 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.in_proc)).unwrap_or_default();
         let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
         mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o022)
     }
@@ -82,7 +84,7 @@ mod tests {
 
     #[test]
     fn paths_start_where_the_caller_would_start() {
-        let target = Target { pid: 7 };
+        let target = Target { pid: 1, in_proc: 7 };
         let locate = |directory, text: &str| target.locate(directory, OsStr::new(text)).display().to_string();
         assert_eq!(locate(libc::AT_FDCWD, "a/b"), "/proc/7/cwd/a/b");
         assert_eq!(locate(5, "a"), "/proc/7/fd/5/a");
