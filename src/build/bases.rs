@@ -11,9 +11,10 @@ use std::{
 
 use crate::{
     build::{
-        BuildError, Kind, Progress,
+        BuildError, Event, Kind, Progress,
         error::chain,
         layer::BlobSource,
+        lock,
         request::{ContextSource, PullPolicy, Request, Services},
     },
     dockerfile::{Dockerfile, suggest},
@@ -73,9 +74,9 @@ fn near_stage(error: BuildError, key: &BaseKey, dockerfile: &Dockerfile) -> Buil
 
 async fn resolve(key: &BaseKey, request: &Request, services: &Services, progress: &Arc<dyn Progress>) -> Result<ResolvedBase, BuildError> {
     match &key.source {
-        BaseSource::Registry(reference) => from_name(reference, key, request.pull, services, progress).await,
+        BaseSource::Registry(reference) => from_name(reference, key, request, services, progress).await,
         BaseSource::Context(name) => match request.named_contexts.get(name) {
-            Some(ContextSource::Image(reference)) => from_name(reference, key, request.pull, services, progress).await,
+            Some(ContextSource::Image(reference)) => from_name(reference, key, request, services, progress).await,
             Some(ContextSource::Layout { path, tag, digest }) => from_layout(name, path, tag.as_deref(), digest.as_ref(), key),
             _ => Err(BuildError::new(Kind::Base, format!("the named context {name} is no image"))),
         },
@@ -84,27 +85,42 @@ async fn resolve(key: &BaseKey, request: &Request, services: &Services, progress
 
 /// An image by name: one that was built here, else one that is remembered, else the registry's.
 async fn from_name(
-    reference: &Reference,
+    name: &Reference,
     key: &BaseKey,
-    pull: PullPolicy,
+    request: &Request,
     services: &Services,
-    _progress: &Arc<dyn Progress>,
+    progress: &Arc<dyn Progress>,
 ) -> Result<ResolvedBase, BuildError> {
+    let reference = &lock::pinned(name, request)?;
+    let found = find(reference, key, request.pull, services).await?;
+    if request.lock.is_some()
+        && let Some(known) = services.store.remembered(reference).map_err(BuildError::store)?
+        && let Some(text) = lock::drift(reference, &known.descriptor.digest, request)
+    {
+        progress.event(Event::Note { step: None, text: &text });
+    }
+    Ok(found)
+}
+
+async fn find(reference: &Reference, key: &BaseKey, pull: PullPolicy, services: &Services) -> Result<ResolvedBase, BuildError> {
     let store = &services.store;
-    if pull != PullPolicy::Always {
+    // What a digest names never changes: asking again would tell nothing.
+    if pull != PullPolicy::Always || reference.digest().is_some() {
+        let pinned = reference.digest().map(|digest| Descriptor::new(media_type::OCI_MANIFEST, digest.clone(), 0));
+        let from_registry = || BlobSource::Registry(reference.clone());
         let built = store.resolve(reference).map_err(BuildError::store)?;
         let remembered = store.remembered(reference).map_err(BuildError::store)?.map(|memory| memory.descriptor);
-        for (descriptor, source) in [(built, BlobSource::Store), (remembered, BlobSource::Registry(reference.clone()))] {
+        for (descriptor, source) in [(built, BlobSource::Store), (remembered, from_registry()), (pinned, from_registry())] {
             let Some(descriptor) = descriptor else { continue };
             let read = |descriptor: &Descriptor| store.read_blob(&descriptor.digest, METADATA_LIMIT).ok();
             if let Some(found) = from_descriptor(&descriptor, key, &read)? {
                 return Ok(ResolvedBase { base: found, source });
             }
         }
-        if pull == PullPolicy::Offline {
-            let message = format!("{reference} is not in the store, and --offline asks no registry");
-            return Err(BuildError::new(Kind::Base, message).with_hint("build once without --offline"));
-        }
+    }
+    if pull == PullPolicy::Offline {
+        let message = format!("{reference} is not in the store, and --offline asks no registry");
+        return Err(BuildError::new(Kind::Base, message).with_hint("build once without --offline"));
     }
     from_registry(reference, key, services).await
 }

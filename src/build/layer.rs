@@ -299,6 +299,10 @@ async fn fetch(
         return Ok(());
     }
     match source {
+        BlobSource::Registry(reference) if services.offline => {
+            let message = format!("layer {} of {reference} is not in the store, and --offline asks no registry", descriptor.digest);
+            Err(BuildError::new(Kind::Base, message).with_hint("build once without --offline"))
+        }
         BlobSource::Registry(reference) => pull(descriptor, reference, step, services, progress).await,
         BlobSource::Layout(path) => {
             let (descriptor, path, services) = (descriptor.clone(), path.clone(), services.clone());

@@ -35,6 +35,10 @@ pub struct Request {
     pub explain: bool,
     /// When registries are asked.
     pub pull: PullPolicy,
+    /// The lock file beside the Dockerfile.
+    pub lock: Option<crate::build::Lock>,
+    /// Take base images only as the lock says.
+    pub locked: bool,
     /// How layers are written.
     pub layers: LayerPolicy,
 }
@@ -108,6 +112,8 @@ pub struct Services {
     pub ownership: crate::snapshot::Ownership,
     /// Ends all running steps.
     pub cancel: Arc<crate::sandbox::Cancel>,
+    /// No connection may be opened.
+    pub offline: bool,
     /// Where rbuild stands, for the report.
     pub rung: String,
     /// The soft and hard limit of open files that RUN steps get.

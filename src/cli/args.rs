@@ -47,6 +47,8 @@ pub enum Verb {
     Index(super::index::IndexArgs),
     /// Push an image of the store to its registry
     Push(super::push::PushArgs),
+    /// Write down in rbuild.lock what the base images stand for now
+    Lock(Box<BuildArgs>),
     /// What the store takes up
     Du(super::upkeep::DuArgs),
     /// Remove what the store can do without
@@ -168,6 +170,9 @@ pub struct BuildArgs {
     /// Ask registries again for every base image
     #[arg(long)]
     pub pull: bool,
+    /// Take base images exactly as rbuild.lock says, or fail
+    #[arg(long)]
+    pub locked: bool,
     /// Open no connection; what is not in the store is an error
     #[arg(long)]
     pub offline: bool,

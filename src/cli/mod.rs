@@ -16,6 +16,7 @@ mod images;
 mod index;
 mod inspect;
 mod lint;
+mod lock;
 mod login;
 mod outputs;
 mod parse;
@@ -76,6 +77,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Verify(args) => verify::verify(&cli, args),
         Verb::Index(args) => index::index(&cli, args),
         Verb::Push(args) => push::push(&cli, args),
+        Verb::Lock(args) => lock::lock(&cli, args),
         Verb::Du(args) => upkeep::du(&cli, args),
         Verb::Prune(args) => upkeep::prune(&cli, args),
         Verb::Fsck(args) => upkeep::fsck(&cli, args),

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     build::{CommonFacts, ContextSource, LayerPolicy, PullPolicy, Request},
-    cli::{args::BuildArgs, contexts, failure::Failure},
+    cli::{args::BuildArgs, contexts, failure::Failure, lock},
     context::LocalContext,
     oci::{Platform, Reference},
     plan::{ContextKind, NetworkMode, Options, RunDefaults, Ulimit},
@@ -58,6 +58,8 @@ pub fn request(args: &BuildArgs, layers: LayerPolicy) -> Result<Request, Failure
         common_facts: CommonFacts { hostname, resources },
         explain: args.explain,
         pull: pull_policy(args)?,
+        lock: lock::read(args)?,
+        locked: args.locked,
         layers,
     })
 }

@@ -27,6 +27,7 @@ pub fn services(cli: &Cli, entered: &Entered, sources: SourceOptions) -> Result<
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
     let cancel = Cancel::new().map_err(|error| Failure::new(format!("cannot prepare for running steps: {error}")))?;
     Ok(Services {
+        offline: sources.offline,
         sources: Arc::new(Sources::new(store.clone(), sources)),
         store,
         client,
