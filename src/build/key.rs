@@ -5,7 +5,7 @@
 //!
 //! | Fact | RUN | COPY/ADD | WORKDIR |
 //! |---|---|---|---|
-//! | format version of this table | x | x | x |
+//! | `format`: version of this table | x | x | x |
 //! | `instruction`: kind of the vertex | x | x | x |
 //! | `platform` | x | x | x |
 //! | `parent`: result of the parent (base: its chain of diff ids) | x | x, not with --link | x |
@@ -116,27 +116,30 @@ pub fn facts(vertex: &Vertex, parent: &ResultId, contents: &BTreeMap<String, Str
 }
 
 fn run_facts(facts: &mut Facts, run: &RunOp, parent: &ResultId, contents: &BTreeMap<String, String>, common: &CommonFacts) {
+    // No `..`: a new field does not compile until it is decided whether it counts.
+    let RunOp { args, env, proxy_env: _, cwd, user, mounts, network, script } = run;
+    let CommonFacts { hostname, resources } = common;
     facts.add("instruction", "RUN");
     facts.add("parent", &parent.0);
-    facts.add("command", json(&run.args));
-    for (name, value) in &run.env {
+    facts.add("command", json(args));
+    for (name, value) in env {
         facts.add(format!("env {name}"), value);
     }
-    facts.add("user", &run.user);
-    facts.add("workdir", &run.cwd);
-    if let Some(script) = &run.script {
+    facts.add("user", user);
+    facts.add("workdir", cwd);
+    if let Some(script) = script {
         facts.add("script", json(script));
     }
-    for mount in &run.mounts {
+    for mount in mounts {
         let name = mount_name(&mount.target, &mount.kind);
         facts.add(&name, mount_options(&mount.kind));
         if let Some(content) = contents.get(&name) {
             facts.add(format!("{name} content"), content);
         }
     }
-    facts.add("network", json(&run.network));
-    facts.add("hostname", &common.hostname);
-    facts.add("resources", &common.resources);
+    facts.add("network", json(network));
+    facts.add("hostname", hostname);
+    facts.add("resources", resources);
 }
 
 /// The name of a mount's fact.
@@ -163,26 +166,26 @@ fn mount_options(kind: &MountKind) -> String {
 }
 
 fn copy_facts(facts: &mut Facts, copy: &CopyOp, parent: &ResultId, contents: &BTreeMap<String, String>) {
-    facts.add("instruction", if copy.is_add { "ADD" } else { "COPY" });
-    if !copy.link {
+    let CopyOp { is_add, sources, destination, chown, chmod, link, parents, excludes } = copy;
+    facts.add("instruction", if *is_add { "ADD" } else { "COPY" });
+    if !link {
         facts.add("parent", &parent.0);
     }
-    for (index, source) in copy.sources.iter().enumerate() {
+    for (index, source) in sources.iter().enumerate() {
         let name = source_name(index);
         facts.add(&name, source_text(source));
         if let Some(content) = contents.get(&name) {
             facts.add(format!("{name} content"), content);
         }
     }
-    facts.add("destination", &copy.destination);
-    facts.add("chown", copy.chown.as_deref().unwrap_or_default());
-    facts.add("chmod", copy.chmod.as_deref().unwrap_or_default());
-    facts.add("link", copy.link.to_string());
-    facts.add("parents", copy.parents.to_string());
-    facts.add("excludes", json(&copy.excludes));
+    facts.add("destination", destination);
+    facts.add("chown", chown.as_deref().unwrap_or_default());
+    facts.add("chmod", chmod.as_deref().unwrap_or_default());
+    facts.add("link", link.to_string());
+    facts.add("parents", parents.to_string());
+    facts.add("excludes", json(excludes));
 }
 
-/// Where something was fetched from, and what it was checked against, says nothing about what it is.
 fn source_text(source: &CopySource) -> String {
     match &source.from {
         SourceFrom::Input(_) => json(&(&source.path, source.unpack)),
@@ -193,12 +196,177 @@ fn source_text(source: &CopySource) -> String {
 }
 
 fn workdir_facts(facts: &mut Facts, workdir: &WorkdirOp, parent: &ResultId) {
+    let WorkdirOp { path, user } = workdir;
     facts.add("instruction", "WORKDIR");
     facts.add("parent", &parent.0);
-    facts.add("path", &workdir.path);
-    facts.add("user", &workdir.user);
+    facts.add("path", path);
+    facts.add("user", user);
 }
 
 fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).expect("plain data has a JSON form")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        dockerfile::Span,
+        plan::{CacheSharing, Input, Mount, NetworkMode, Op, Script, VertexId},
+    };
+
+    fn vertex(op: Op) -> Vertex {
+        Vertex {
+            op,
+            parent: None,
+            name: "[1/1] X".into(),
+            stage: "s".into(),
+            platform: "linux/amd64".parse().unwrap(),
+            span: Span { start: 0, end: 1 },
+            ignore_cache: false,
+        }
+    }
+
+    fn run() -> RunOp {
+        let bind = MountKind::Bind { from: Input::Context(String::new()), source: "/s".into(), readonly: true };
+        RunOp {
+            args: vec!["/bin/sh".into(), "-c".into(), "make".into()],
+            env: vec![("A".into(), "1".into())],
+            proxy_env: Vec::new(),
+            cwd: "/".into(),
+            user: String::new(),
+            mounts: vec![Mount { target: "/m".into(), kind: bind }],
+            network: NetworkMode::Default,
+            script: Some(Script { name: "s".into(), content: "#!x".into() }),
+        }
+    }
+
+    fn copy() -> CopyOp {
+        let from = SourceFrom::Input(Input::Context(String::new()));
+        CopyOp {
+            is_add: false,
+            sources: vec![CopySource { from, path: "a".into(), unpack: false }],
+            destination: "/d".into(),
+            chown: None,
+            chmod: None,
+            link: false,
+            parents: false,
+            excludes: Vec::new(),
+        }
+    }
+
+    fn of(op: Op, parent: &str, content: &str, common: &CommonFacts) -> Facts {
+        let contents = ["source 0", "mount /m"].map(|name| (name.to_owned(), content.to_owned()));
+        facts(&vertex(op), &ResultId(parent.to_owned()), &contents.into(), common)
+    }
+
+    fn key_of_run(change: impl FnOnce(&mut RunOp)) -> String {
+        let mut op = run();
+        change(&mut op);
+        of(Op::Run(Box::new(op)), "p", "c", &CommonFacts::default()).key()
+    }
+
+    fn key_of_copy(change: impl FnOnce(&mut CopyOp)) -> String {
+        let mut op = copy();
+        change(&mut op);
+        of(Op::Copy(Box::new(op)), "p", "c", &CommonFacts::default()).key()
+    }
+
+    #[test]
+    fn each_fact_of_a_run_changes_the_key_and_nothing_else_does() {
+        let of_run = |parent, content, common: &CommonFacts| of(Op::Run(Box::new(run())), parent, content, common).key();
+        let cache = |id: &str, sharing| MountKind::Cache {
+            id: id.into(),
+            sharing,
+            from: None,
+            source: String::new(),
+            readonly: false,
+            mode: None,
+            uid: None,
+            gid: None,
+        };
+        let secret = |id: &str| MountKind::Secret { id: id.into(), env: None, required: false, mode: 0o400, uid: 0, gid: 0 };
+        let keys = [
+            key_of_run(|_| ()),
+            key_of_run(|op| op.args[2] = "make all".into()),
+            key_of_run(|op| op.args = vec!["/bin/sh".into(), "-cmake".into()]),
+            key_of_run(|op| op.env[0].1 = "2".into()),
+            key_of_run(|op| op.env[0].0 = "B".into()),
+            key_of_run(|op| op.env.push(("B".into(), "1".into()))),
+            key_of_run(|op| op.cwd = "/w".into()),
+            key_of_run(|op| op.user = "u".into()),
+            key_of_run(|op| op.network = NetworkMode::None),
+            key_of_run(|op| op.network = NetworkMode::Host),
+            key_of_run(|op| op.script.as_mut().unwrap().content.push('y')),
+            key_of_run(|op| op.script = None),
+            key_of_run(|op| op.mounts[0].target = "/n".into()),
+            key_of_run(|op| op.mounts.clear()),
+            key_of_run(|op| op.mounts[0].kind = MountKind::Tmpfs { size_bytes: 0 }),
+            key_of_run(|op| op.mounts[0].kind = MountKind::Tmpfs { size_bytes: 1 }),
+            key_of_run(|op| op.mounts[0].kind = cache("a", CacheSharing::Shared)),
+            key_of_run(|op| op.mounts[0].kind = cache("a", CacheSharing::Locked)),
+            key_of_run(|op| op.mounts[0].kind = cache("b", CacheSharing::Shared)),
+            key_of_run(|op| op.mounts[0].kind = secret("a")),
+            key_of_run(|op| op.mounts[0].kind = secret("b")),
+            of_run("q", "c", &CommonFacts::default()),
+            of_run("p", "d", &CommonFacts::default()),
+            of_run("p", "c", &CommonFacts { hostname: "h".into(), ..CommonFacts::default() }),
+            of_run("p", "c", &CommonFacts { resources: "r".into(), ..CommonFacts::default() }),
+        ];
+        let distinct: std::collections::BTreeSet<_> = keys.iter().collect();
+        assert_eq!(distinct.len(), keys.len());
+        assert_eq!(keys[0], key_of_run(|op| op.proxy_env.push(("HTTP_PROXY".into(), "http://p".into()))));
+    }
+
+    #[test]
+    fn each_fact_of_a_copy_changes_the_key() {
+        let of_copy = |parent, content| of(Op::Copy(Box::new(copy())), parent, content, &CommonFacts::default()).key();
+        let other_platform = {
+            let vertex = Vertex { platform: "linux/arm64".parse().unwrap(), ..vertex(Op::Copy(Box::new(copy()))) };
+            facts(&vertex, &ResultId("p".into()), &BTreeMap::from([("source 0".into(), "c".into())]), &CommonFacts::default()).key()
+        };
+        let inline = |content: &str| SourceFrom::Inline { name: "n".into(), content: content.into() };
+        let keys = [
+            key_of_copy(|_| ()),
+            key_of_copy(|op| op.is_add = true),
+            key_of_copy(|op| op.sources[0].path = "b".into()),
+            key_of_copy(|op| op.sources[0].unpack = true),
+            key_of_copy(|op| op.sources[0].from = inline("1")),
+            key_of_copy(|op| op.sources[0].from = inline("2")),
+            key_of_copy(|op| op.destination = "/d/".into()),
+            key_of_copy(|op| op.chown = Some("1".into())),
+            key_of_copy(|op| op.chmod = Some("1".into())),
+            key_of_copy(|op| op.link = true),
+            key_of_copy(|op| op.parents = true),
+            key_of_copy(|op| op.excludes = vec!["1".into()]),
+            of_copy("q", "c"),
+            of_copy("p", "d"),
+            other_platform,
+        ];
+        let distinct: std::collections::BTreeSet<_> = keys.iter().collect();
+        assert_eq!(distinct.len(), keys.len());
+        // Where it comes from doesn't count, only what it is.
+        assert_eq!(keys[0], key_of_copy(|op| op.sources[0].from = SourceFrom::Input(Input::Vertex(Some(VertexId(7))))));
+        let linked = |parent| of(Op::Copy(Box::new(CopyOp { link: true, ..copy() })), parent, "c", &CommonFacts::default()).key();
+        assert_eq!(linked("p"), linked("q"));
+    }
+
+    #[test]
+    fn every_fact_stands_in_the_table() {
+        let table: String = include_str!("key.rs").lines().take_while(|line| line.starts_with("//!")).collect();
+        let workdir = WorkdirOp { path: "/w".into(), user: "u".into() };
+        for op in [Op::Run(Box::new(run())), Op::Copy(Box::new(copy())), Op::Workdir(workdir)] {
+            for (name, _) in of(op, "p", "c", &CommonFacts::default()).iter() {
+                let row = match name.split(' ').collect::<Vec<_>>()[..] {
+                    ["env", _] => "env NAME".to_owned(),
+                    ["mount", _] => "mount TARGET".to_owned(),
+                    ["mount", _, "content"] => "mount TARGET content".to_owned(),
+                    ["source", _] => "source N".to_owned(),
+                    ["source", _, "content"] => "source N content".to_owned(),
+                    _ => name.to_owned(),
+                };
+                assert!(table.contains(&format!("`{row}`")), "{name} is not in the table");
+            }
+        }
+    }
 }

@@ -68,8 +68,10 @@ pub async fn lock(request: &Request, services: &Services, progress: &Arc<dyn Pro
     let request = Request { pull: PullPolicy::Always, locked: false, lock: None, ..request.clone() };
     let mut lock = Lock::default();
     for options in &request.plans {
-        for stage in 0..dockerfile.stages.len() {
-            let options = crate::plan::Options { target: Some(stage.to_string()), ..options.clone() };
+        // Every stage that a build can be asked for; what none of them reaches is never built.
+        let named = dockerfile.stages.iter().filter_map(|stage| stage.name.as_ref()).map(|name| Some(name.text.clone()));
+        for target in named.chain([None]) {
+            let options = crate::plan::Options { target, ..options.clone() };
             let (_, resolved) = bases::plan(&dockerfile, &options, &request, services, progress).await?;
             for reference in resolved.keys().filter_map(|key| reference_of(key, &request)).filter(|reference| reference.digest().is_none())
             {

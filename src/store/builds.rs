@@ -24,7 +24,7 @@ pub struct BuildDir {
 }
 
 impl BuildDir {
-    /// `20260131-235959-0a1b2c`: the time it began, and something to tell apart what began together.
+    /// `20260131-235959-0a1b2c3d`: the time it began, and something to tell apart what began together.
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -63,7 +63,9 @@ impl BuildDir {
 impl Store {
     /// Starts the directory of a build.
     pub fn new_build_log(&self) -> Result<BuildDir> {
-        let id = format!("{}-{}", jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S"), &unique()[..6]);
+        let now = jiff::Timestamp::now();
+        // Microseconds in the suffix: ids sort by time also within a second.
+        let id = format!("{}-{:05x}{}", now.strftime("%Y%m%d-%H%M%S"), now.subsec_nanosecond() / 1000, &unique()[..3]);
         let lease = self.lease(LeaseKind::Build, &id)?;
         let path = self.path("builds").join(&id);
         for directory in [path.clone(), path.join("steps")] {

@@ -51,14 +51,15 @@ impl Store {
         if options.all && options.keep_bytes.is_none() {
             removed.names = self.untag_older(cutoff)?;
         }
+        if options.all {
+            // First, so that nothing is kept for the sake of what is forgotten.
+            self.forget_all(cutoff)?;
+        }
         let is_wanted = |object: &Object| {
             let is_cache = !matches!(object.kind, ObjectKind::CacheMount | ObjectKind::Build);
             (is_cache || options.all) && !object.is_named && object.used_unix <= cutoff
         };
         self.remove_until(options.keep_bytes.unwrap_or(0), is_wanted, &mut removed)?;
-        if options.all {
-            self.forget_all(cutoff)?;
-        }
         Ok(removed)
     }
 

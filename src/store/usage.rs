@@ -17,7 +17,7 @@ use super::{
     error::{IoContext, Result},
     lease::LeaseKind,
 };
-use crate::oci::Digest;
+use crate::oci::{Descriptor, Digest};
 
 /// What an object is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -198,21 +198,48 @@ impl Store {
                 pending.extend(self.children(&digest));
             }
         }
+        seen.extend(self.metadata_of_remembered()?);
+        Ok(seen)
+    }
+
+    /// Manifests and configs of the base images that tags stood for: a few kilobytes without which no build can begin,
+    /// not even one whose steps are all cached. Their layers are not among them.
+    fn metadata_of_remembered(&self) -> Result<BTreeSet<Digest>> {
+        let texts = self.0.database.read(|connection| {
+            let mut select = connection.prepare("SELECT descriptor FROM remembered")?;
+            select.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        let descriptors = texts.iter().filter_map(|text| serde_json::from_str::<Descriptor>(text).ok());
+        let mut seen = BTreeSet::new();
+        let mut pending: Vec<Digest> = descriptors.map(|descriptor| descriptor.digest).collect();
+        while let Some(digest) = pending.pop() {
+            if seen.insert(digest.clone()) {
+                let Some(document) = self.json_of(&digest) else { continue };
+                let listed = document["manifests"].as_array().cloned().unwrap_or_default();
+                let documents = listed.iter().chain([&document["config"]]);
+                pending.extend(documents.filter_map(|value| value["digest"].as_str()?.parse().ok()));
+            }
+        }
         Ok(seen)
     }
 
     /// The digests that a manifest or index speaks of, and whether each is itself such a document. What can't be read
     /// has none: it is for `fsck` to complain.
     fn children(&self, digest: &Digest) -> Vec<(Digest, bool)> {
-        const MAX_DOCUMENT: u64 = 16 << 20;
-        let mut bytes = Vec::new();
-        let read = fs::File::open(self.blob_path(digest)).and_then(|file| file.take(MAX_DOCUMENT).read_to_end(&mut bytes));
-        let Some(document) = read.ok().and_then(|_| serde_json::from_slice::<Value>(&bytes).ok()) else { return Vec::new() };
+        let Some(document) = self.json_of(digest) else { return Vec::new() };
         let many = |key: &str| document[key].as_array().cloned().unwrap_or_default();
         let digest_of = |value: &Value| value["digest"].as_str().and_then(|text| text.parse().ok());
         let documents = many("manifests").into_iter().filter_map(|value| Some((digest_of(&value)?, true)));
         let leaves = many("layers").into_iter().chain(many("blobs")).chain([document["config"].clone(), document["subject"].clone()]);
         documents.chain(leaves.filter_map(|value| Some((digest_of(&value)?, false)))).collect()
+    }
+
+    /// A blob as JSON.
+    fn json_of(&self, digest: &Digest) -> Option<Value> {
+        const MAX_DOCUMENT: u64 = 16 << 20;
+        let mut bytes = Vec::new();
+        fs::File::open(self.blob_path(digest)).and_then(|file| file.take(MAX_DOCUMENT).read_to_end(&mut bytes)).ok()?;
+        serde_json::from_slice(&bytes).ok()
     }
 }
 

@@ -3,7 +3,9 @@
 mod agreement;
 mod bad_input;
 mod builds;
+mod cache;
 mod checks;
+mod concurrency;
 mod determinism;
 mod disk;
 mod evil_layers;
