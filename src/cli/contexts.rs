@@ -101,6 +101,10 @@ pub async fn fetch(args: &BuildArgs, remote: &[(String, String)], request: &mut 
         (request.dockerfile, request.dockerfile_name) = (dockerfile.text, dockerfile.name);
     }
     let wanted = request.plans.first().and_then(|plan| plan.build_args.get("SOURCE_DATE_EPOCH")).cloned().unwrap_or_default();
+    if request.named_contexts.contains_key(&wanted) {
+        // Directories and images have no time of their own.
+        set_epoch(request, None);
+    }
     for (name, url) in remote {
         let (source, epoch) = fetcher.named(url, request, &mut fetched).await?;
         if *name == wanted {

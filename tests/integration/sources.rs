@@ -59,8 +59,8 @@ fn repository(bed: &Bed) -> PathBuf {
     top
 }
 
-fn commit(bed: &Bed, name: &str) -> String {
-    let repository = bed.path("repositories/app.git");
+fn commit(bed: &Bed, repository: &str, name: &str) -> String {
+    let repository = bed.path("repositories").join(repository);
     tool(Command::new("git").arg("-c").arg("safe.directory=*").arg("-C").arg(repository).args(["rev-parse", name])).trim().to_owned()
 }
 
@@ -170,7 +170,7 @@ fn a_repository_s_checksum_is_its_commit() {
     let (bed, web) = (Bed::caller(), Web::start());
     web.repositories(&repository(&bed));
     let url = web.url("/git/app.git");
-    let (one, two) = (commit(&bed, "v1"), commit(&bed, "main"));
+    let (one, two) = (commit(&bed, "app.git", "v1"), commit(&bed, "app.git", "main"));
     for (flags, words) in [
         (format!("--checksum={two} {url}#v1"), "expected checksum to match"),
         (format!("--checksum=zz {url}#v1"), "expected hex commit hash"),
@@ -185,6 +185,79 @@ fn a_repository_s_checksum_is_its_commit() {
     tree(&bed, &["."]).succeeds();
     bed.dockerfile(&format!("FROM scratch\nADD --checksum={one} {url}#v1 /\n"));
     tree(&bed, &["."]).succeeds().says("CACHED");
+}
+
+/// `?ref=`, `?tag=`, `?branch=`, `?commit=`, `?subdir=`, `?keep-git-dir`, `?submodules` and the older `#ref:dir`, as context
+/// and as source of ADD: what comes out as `out`, or the error.
+#[test]
+fn what_a_git_url_asks_for() {
+    let (bed, web) = (Bed::caller(), Web::start());
+    web.repositories(&repository_with_submodule(&bed, &web));
+    let (one, two) = (commit(&bed, "super.git", "v1"), commit(&bed, "super.git", "main"));
+    let cases: Vec<(String, &str, Result<&str, &str>)> = vec![
+        ("#v1".into(), "version", Ok("one")),
+        ("?ref=v1".into(), "version", Ok("one")),
+        ("?branch=main".into(), "version", Ok("two")),
+        ("?tag=v1#refs/tags/v1".into(), "version", Ok("one")),
+        (format!("?ref={one}"), "version", Ok("one")),
+        (format!("?commit={two}"), "version", Ok("two")),
+        (format!("?commit={}", &two[..8]), "version", Ok("two")),
+        (format!("?tag=v1&commit={one}"), "version", Ok("one")),
+        ("?subdir=sub&ref=v1".into(), "inner", Ok("inner")),
+        ("?keep-git-dir=true".into(), ".git/HEAD", Ok(two.as_str())),
+        ("?keep-git-dir&submodules&tag=v1".into(), ".git/HEAD", Ok(one.as_str())),
+        ("".into(), "module/version", Ok("two")),
+        ("?submodules=true".into(), "module/version", Ok("two")),
+        ("?submodules=false".into(), "module/version", Err("not found")),
+        ("?keep-git-dir=false".into(), ".git/HEAD", Err("not found")),
+        ("?branch=nothing".into(), "version", Err("repository does not contain ref")),
+        ("?branch=v1".into(), "version", Err("repository does not contain ref")),
+        (format!("?ref={}", &one[..8]), "version", Err("repository does not contain ref")),
+        (format!("?commit={}", &one[..8]), "version", Err("expected checksum to match")),
+        (format!("?tag=v1&commit={two}"), "version", Err("expected checksum to match")),
+        ("?tag=v1#refs/heads/main".into(), "version", Err("ref conflicts")),
+    ];
+    for (query, file, expected) in cases {
+        let url = web.url(&format!("/git/super.git{query}"));
+        let as_context = with_stdin(&bed, &["-f", "-", &url], format!("FROM scratch\nCOPY {file} /out\n").as_bytes());
+        check_git_case(&bed, &as_context, &url, expected);
+        bed.dockerfile(&format!("FROM scratch AS tree\nADD {url} /tree/\nFROM scratch\nCOPY --from=tree /tree/{file} /out\n"));
+        check_git_case(&bed, &tree(&bed, &["."]), &url, expected);
+    }
+}
+
+fn check_git_case(bed: &Bed, done: &Outcome, url: &str, expected: Result<&str, &str>) {
+    match expected {
+        Ok(content) => {
+            done.succeeds();
+            assert_eq!(text(bed, "out").trim(), content, "{url}");
+        }
+        Err(words) => {
+            done.fails().says(words);
+        }
+    }
+}
+
+/// `super.git`: as `app.git`, with `app.git` as its submodule `module`.
+fn repository_with_submodule(bed: &Bed, web: &Web) -> PathBuf {
+    let top = repository(bed);
+    web.repositories(&top);
+    let work = bed.path("super");
+    let git = |folder: &Path, arguments: &[&str]| {
+        let mut command = Command::new("git");
+        command.args(["-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "protocol.http.allow=always"]).arg("-C").arg(folder);
+        tool(command.args(arguments).env("GIT_CONFIG_NOSYSTEM", "1").env("HOME", bed.path("home")));
+    };
+    git(bed.path("repositories").as_path(), &["clone", "--quiet", bed.path("work").to_str().unwrap(), work.to_str().unwrap()]);
+    git(&work, &["checkout", "--quiet", "v1"]);
+    git(&work, &["submodule", "--quiet", "add", &web.url("/git/app.git"), "module"]);
+    git(&work, &["commit", "--quiet", "-m", "one, with module"]);
+    git(&work, &["tag", "--force", "v1"]);
+    git(&work, &["checkout", "--quiet", "-B", "main"]);
+    fs::write(work.join("version"), "two").unwrap();
+    git(&work, &["commit", "--quiet", "-am", "two"]);
+    git(&top, &["clone", "--quiet", "--bare", work.to_str().unwrap(), "super.git"]);
+    top
 }
 
 #[test]
