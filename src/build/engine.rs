@@ -44,13 +44,13 @@ pub struct Realised {
 
 /// What the store remembers of a step.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-struct Record {
+pub(super) struct Record {
     /// Identity of the layer that it made.
     layer: String,
     /// When it was made.
     created: jiff::Timestamp,
     /// Its blobs, by the way they are written.
-    blobs: Vec<PolicyBlob>,
+    pub(super) blobs: Vec<PolicyBlob>,
 }
 
 /// What the engines of all platforms share.
@@ -152,10 +152,14 @@ impl Engine {
         let new_layers = new_layers.await?;
         self.remember_blobs()?;
         self.note_layers();
+        let cache = match self.request.cache_export {
+            Some(mode) => self.cache_entries(mode == super::CacheMode::Max).await?,
+            None => Vec::new(),
+        };
         let base = target.base.as_ref().and_then(|key| self.bases.get(key));
         let image = assemble::assemble(target, base.map(|found| &found.base), &new_layers);
         let base = target.base.as_ref().zip(base).map(|(key, found)| (key.to_string(), found.base.digest.clone()));
-        Ok(PlatformOutcome { platform: target.platform.clone(), image, stack: stack.to_vec(), epoch: target.epoch, base })
+        Ok(PlatformOutcome { platform: target.platform.clone(), image, stack: stack.to_vec(), cache, epoch: target.epoch, base })
     }
 
     /// A vertex's result as far as there is one.
@@ -309,17 +313,32 @@ impl Engine {
     /// The record of a key, whether or not its layer is still here.
     fn record(&self, key: &str) -> Result<Option<Record>, BuildError> {
         let found = self.services.store.step(key).map_err(BuildError::store)?;
-        Ok(found.and_then(|found| serde_json::from_str(&found.payload).ok()))
+        let found = found.and_then(|found| serde_json::from_str(&found.payload).ok());
+        Ok(found.or_else(|| self.remote_record(key)))
     }
 
     /// The record of a key, if its layer can still be had as this build would write it. What is found stays: the store
     /// holds it until the build ends.
     fn usable_record(&self, key: &str) -> Result<Option<Record>, BuildError> {
         let store = &self.services.store;
-        let Some(record) = self.record(key)? else { return Ok(None) };
-        let has_blob = self.faithful(&record.blobs).iter().any(|(_, layer)| store.has_described(&layer.descriptor).unwrap_or(false));
-        let usable = has_blob || store.snapshot(&SnapshotId::of_key("step", &record.layer)).map_err(BuildError::store)?.is_some();
-        Ok(usable.then_some(record))
+        for record in self.record(key)?.into_iter().chain(self.remote_record(key)) {
+            let elsewhere = |descriptor: &_| self.services.remote.as_ref().is_some_and(|remote| remote.has(descriptor));
+            let blobs = self.faithful(&record.blobs);
+            let mut blobs = blobs.iter().map(|(_, layer)| &layer.descriptor);
+            let has_blob = blobs.any(|blob| store.has_described(blob).unwrap_or(false) || elsewhere(blob));
+            if has_blob || store.snapshot(&SnapshotId::of_key("step", &record.layer)).map_err(BuildError::store)?.is_some() {
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn is_in_result(&self, id: VertexId) -> bool {
+        self.in_result.contains(&id)
+    }
+
+    pub(super) fn noted_record(&self, id: VertexId) -> Option<(Record, Vec<String>)> {
+        self.records[id.0].lock().expect("no holder panics").clone()
     }
 
     /// Times that were set for one output are not the step's own: only the same output may use such a blob.

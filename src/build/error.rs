@@ -37,6 +37,8 @@ pub enum Kind {
     Step,
     /// The store failed.
     Store,
+    /// A cache elsewhere failed; without it the build goes on.
+    Cache,
     /// Another step failed first.
     Cancelled,
 }

@@ -172,9 +172,12 @@ impl Layer {
             }
             Origin::Step { .. } => {
                 Box::pin(directories(&self.below, services, progress)).await?;
-                let known = self.known_blobs().into_iter().map(|(_, layer)| layer);
-                let mut present = known.filter(|layer| services.store.has_described(&layer.descriptor).unwrap_or(false));
-                present.next().ok_or_else(|| BuildError::new(Kind::Store, "a cached layer is gone from the store"))?
+                let known: Vec<crate::oci::Layer> = self.known_blobs().into_iter().map(|(_, layer)| layer).collect();
+                let present = known.iter().find(|layer| services.store.has_described(&layer.descriptor).unwrap_or(false));
+                match present {
+                    Some(layer) => layer.clone(),
+                    None => fetch_cached(&known, services).await?,
+                }
             }
         };
         let below = Box::pin(directories(&self.below, services, progress)).await?;
@@ -220,9 +223,12 @@ impl Layer {
         services: &Services,
         progress: &Arc<dyn Progress>,
     ) -> Result<crate::oci::Layer, BuildError> {
-        for (known_policy, layer) in self.known_blobs() {
-            if known_policy == policy && services.store.has_described(&layer.descriptor).map_err(BuildError::store)? {
+        for (_, layer) in self.known_blobs().into_iter().filter(|(known, _)| *known == policy) {
+            if services.store.has_described(&layer.descriptor).map_err(BuildError::store)? {
                 return Ok(layer);
+            }
+            if services.remote.as_ref().is_some_and(|remote| remote.has(&layer.descriptor)) {
+                return fetch_cached(std::slice::from_ref(&layer), services).await;
             }
         }
         let upper = self.directory(services, progress).await?;
@@ -285,6 +291,16 @@ pub async fn directories(stack: &[Arc<Layer>], services: &Services, progress: &A
 /// Opens directories as roots.
 pub fn open_roots(paths: &[PathBuf]) -> std::io::Result<Vec<RootDir>> {
     paths.iter().map(|path| RootDir::open(path)).collect()
+}
+
+/// One of a step's blobs out of a cache elsewhere.
+async fn fetch_cached(known: &[crate::oci::Layer], services: &Services) -> Result<crate::oci::Layer, BuildError> {
+    let gone = || BuildError::new(Kind::Store, "a cached layer is gone from the store");
+    let remote = services.remote.as_ref().ok_or_else(gone)?;
+    let layer = known.iter().find(|layer| remote.has(&layer.descriptor)).ok_or_else(gone)?;
+    let failed = |reason| BuildError::new(Kind::Cache, format!("a layer of the cache can't be had: {reason}"));
+    remote.fetch(layer.descriptor.clone()).await.map_err(failed)?;
+    Ok(layer.clone())
 }
 
 /// Makes sure that the store has the blob.

@@ -21,6 +21,7 @@ mod progress;
 mod recompress;
 mod recorder;
 mod remember;
+mod remote;
 mod report;
 mod request;
 mod run;
@@ -37,8 +38,9 @@ pub use key::{CommonFacts, Facts, ResultId, facts};
 pub use layer::{Layer, short};
 pub use lock::{Lock, lock};
 pub use progress::{Event, OutputStream, Progress, Silent, StepId};
+pub use remote::{CacheEntry, RemoteCache};
 pub use report::{Report, StepReport, StepResult};
-pub use request::{ContextSource, LayerPolicy, Outcome, PlatformOutcome, PullPolicy, Request, Services};
+pub use request::{CacheMode, ContextSource, LayerPolicy, Outcome, PlatformOutcome, PullPolicy, Request, Services};
 pub use sources::{SourceOptions, Sources, downloads_directory, repositories_directory};
 
 use crate::plan::Plan;

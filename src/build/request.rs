@@ -41,6 +41,8 @@ pub struct Request {
     pub locked: bool,
     /// How layers are written.
     pub layers: LayerPolicy,
+    /// Which steps are given to caches elsewhere: none, those of the result (`min`), all (`max`).
+    pub cache_export: Option<CacheMode>,
 }
 
 /// Where files or an image come from.
@@ -85,6 +87,15 @@ pub enum PullPolicy {
     Offline,
 }
 
+/// How much goes to caches elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CacheMode {
+    /// The layers of the result.
+    Min,
+    /// Those of all steps.
+    Max,
+}
+
 /// How the layers of the result are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct LayerPolicy {
@@ -120,6 +131,8 @@ pub struct Services {
     pub open_files: (u64, u64),
     /// Where emulators of other processors are looked for.
     pub search_path: Arc<[PathBuf]>,
+    /// A cache elsewhere.
+    pub remote: Option<Arc<dyn crate::build::RemoteCache>>,
     /// Threads that compress.
     pub pool: Arc<crate::snapshot::CompressPool>,
 }
@@ -138,6 +151,8 @@ pub struct PlatformOutcome {
     pub image: Image,
     /// Its layers, bottom first, for what needs their files or blobs.
     pub stack: Vec<Arc<Layer>>,
+    /// Its steps, for caches elsewhere.
+    pub cache: Vec<crate::build::CacheEntry>,
     /// `SOURCE_DATE_EPOCH` in force.
     pub epoch: Option<i64>,
     /// The base image's name and digest, for annotations and reports.

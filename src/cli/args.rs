@@ -98,6 +98,18 @@ pub struct BuildArgs {
     /// Programs of another processor than the image's are not an error
     #[arg(long)]
     pub allow_foreign: bool,
+    /// Take steps from a cache: REF, type=registry,ref=REF or type=local,src=DIR; repeatable
+    #[arg(long = "cache-from", value_name = "REF|type=..")]
+    pub cache_from: Vec<String>,
+    /// Give steps to a cache: REF, type=registry,ref=REF[,mode=max] or type=local,dest=DIR[,mode=max]; repeatable
+    #[arg(long = "cache-to", value_name = "REF|type=..")]
+    pub cache_to: Vec<String>,
+    /// Who we are for those who take steps from our caches
+    #[arg(long, value_name = "NAME", env = "RBUILD_CACHE_WRITER")]
+    pub cache_writer: Option<String>,
+    /// Take steps of these writers only [default: of any]
+    #[arg(long = "cache-trust", value_name = "NAME", value_delimiter = ',', env = "RBUILD_CACHE_TRUST")]
+    pub cache_trust: Vec<String>,
     /// Run every step again
     #[arg(long)]
     pub no_cache: bool,

@@ -7,6 +7,7 @@ use crate::{
     cli::{
         annotations::Annotation,
         args::{BuildArgs, Cli},
+        cache,
         call::{Call, Method},
         contexts, environment,
         failure::Failure,
@@ -17,6 +18,7 @@ use crate::{
     },
     oci::{Digest, Reference},
     registry::Client,
+    sandbox::Cancel,
 };
 
 /// Builds and writes the outputs.
@@ -46,7 +48,8 @@ pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
         }
         watcher.look_at_args(&request);
         let shown = request.clone();
-        let outcome = build::build(request, services.clone(), steps.clone()).await.map_err(|error| {
+        let caches = cache::Caches::open(args, &services, &steps).await?;
+        let outcome = build_with_caches(request, caches.clone(), &services, &steps).await.map_err(|error| {
             after.remember(&error);
             failure(&shown, &error)
         })?;
@@ -54,7 +57,8 @@ pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
             refuse_foreign_programs(&outcome, &services)?;
         }
         let written = write::write(&outcome, &wanted, &services, &|output| push_client(output, &services), &steps).await?;
-        reproducible::record(&services.store, &written)?;
+        cache::export(args, &outcome, caches.as_ref(), &services, &steps).await?;
+        reproducible::record(&services.store, &written, &shown.dockerfile)?;
         Ok(Ok((built(&outcome, &written.descriptor.digest, &written.names), written)))
     });
     let result = result.inspect_err(|_: &Failure| reporter.failed());
@@ -105,6 +109,37 @@ fn push_client(output: &OutputSpec, services: &build::Services) -> Result<Client
     let names = output.attributes.get("name").map(String::as_str).unwrap_or_default().split(',');
     let hosts = names.filter_map(|name| Some(name.parse::<Reference>().ok()?.registry().to_owned()));
     services::client(&hosts.collect::<Vec<_>>())
+}
+
+struct CancelOnDrop(Arc<Cancel>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// A cache that turns out to fail is a miss: the build goes on without it, from what it has made so far.
+async fn build_with_caches(
+    request: Request,
+    caches: Option<Arc<cache::Caches>>,
+    services: &build::Services,
+    steps: &Arc<write::Steps>,
+) -> Result<Outcome, BuildError> {
+    let Some(caches) = caches else { return build::build(request, services.clone(), steps.clone()).await };
+    // The first failure cancels all steps for good, and the second try needs them: the first has a switch of its own,
+    // which a signal turns by dropping us.
+    let Ok(cancel) = Cancel::new().map(Arc::new) else { return build::build(request, services.clone(), steps.clone()).await };
+    let _cancelled = CancelOnDrop(cancel.clone());
+    let with_caches = build::Services { remote: Some(caches), cancel, ..services.clone() };
+    match build::build(request.clone(), with_caches, steps.clone()).await {
+        Err(error) if error.kind == build::Kind::Cache => {
+            let text = format!("warning: {error}; building without it");
+            build::Progress::event(&**steps, build::Event::Note { step: None, text: &text });
+            build::build(request, services.clone(), steps.clone()).await
+        }
+        result => result,
+    }
 }
 
 fn has_own_epoch(args: &BuildArgs) -> bool {

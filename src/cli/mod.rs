@@ -3,6 +3,7 @@
 mod annotations;
 mod args;
 mod build;
+mod cache;
 mod call;
 mod container;
 mod contexts;

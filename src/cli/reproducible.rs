@@ -20,6 +20,9 @@ pub struct Call {
     pub directory: String,
     /// SOURCE_DATE_EPOCH of the environment.
     pub epoch: Option<String>,
+    /// Hash of the Dockerfile's text.
+    #[serde(default)]
+    pub dockerfile: String,
     /// Version of rbuild.
     pub version: String,
 }
@@ -52,11 +55,12 @@ pub fn epoch(args: &BuildArgs) -> Result<String, Failure> {
 }
 
 /// Writes down how a result came about.
-pub fn record(store: &Store, written: &Written) -> Result<(), Failure> {
+pub fn record(store: &Store, written: &Written, dockerfile: &str) -> Result<(), Failure> {
     let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     let directory = std::env::current_dir().map(|path| path.display().to_string()).unwrap_or_default();
     let epoch = std::env::var("SOURCE_DATE_EPOCH").ok();
-    let call = Call { words, directory, epoch, version: env!("CARGO_PKG_VERSION").to_owned() };
+    let dockerfile = crate::oci::Digest::of(dockerfile.as_bytes()).to_string();
+    let call = Call { words, directory, epoch, dockerfile, version: env!("CARGO_PKG_VERSION").to_owned() };
     let payload = serde_json::to_string(&call).expect("plain data has a JSON form");
     store.record_step(&key(&written.descriptor.digest), &payload, &[]).map_err(|error| Failure::new(chain(&error)))
 }

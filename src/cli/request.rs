@@ -61,6 +61,7 @@ pub fn request(args: &BuildArgs, layers: LayerPolicy) -> Result<Request, Failure
         lock: lock::read(args)?,
         locked: args.locked,
         layers,
+        cache_export: super::cache::export_mode(args)?,
     })
 }
 

@@ -35,6 +35,7 @@ pub fn services(cli: &Cli, entered: &Entered, sources: SourceOptions) -> Result<
         ownership: if entered.rung == Rung::Full { Ownership::Set } else { Ownership::Record },
         cancel: Arc::new(cancel),
         open_files,
+        remote: None,
         search_path: environment::search_path().into(),
         rung: entered.rung.to_string(),
         pool: Arc::new(CompressPool::new(threads)),

@@ -54,6 +54,10 @@ pub fn verify(cli: &Cli, args: &VerifyArgs) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let store = services::open_store(cli)?;
+    let repeated = digest.parse().ok().map(|digest| reproducible::recorded(&store, &digest)).transpose()?.flatten();
+    if repeated.is_some_and(|repeated| repeated.dockerfile != call.dockerfile) {
+        println!("the Dockerfile is no longer the one that {} was built from", args.image);
+    }
     let has_fixed_times = again.reproducible || again.build_args.iter().any(|text| text.starts_with("SOURCE_DATE_EPOCH="));
     println!("{} is {}, built again it is {digest}", args.image, top.digest);
     let platforms = match media_type::is_index(&top.media_type) {
@@ -169,6 +173,7 @@ mod tests {
             words: words.map(str::to_owned).to_vec(),
             directory: String::new(),
             epoch: Some("5".to_owned()),
+            dockerfile: String::new(),
             version: String::new(),
         };
         let args = build_args(&call).unwrap();

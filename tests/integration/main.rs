@@ -4,6 +4,7 @@ mod agreement;
 mod bad_input;
 mod builds;
 mod cache;
+mod caches;
 mod checks;
 mod concurrency;
 mod determinism;

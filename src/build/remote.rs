@@ -1,0 +1,76 @@
+//! What the engine asks of caches that are elsewhere, and what it gives them. What they say of a key is believed as far as
+//! the user trusts who wrote it; the bytes they give are verified like any others. Unaware of registries.
+
+use futures_util::future::BoxFuture;
+
+use crate::{
+    build::{
+        BuildError,
+        engine::{Engine, Record},
+    },
+    oci::Descriptor,
+    plan::{Op, VertexId},
+};
+
+/// A cache elsewhere. Its records are at hand; its layers are fetched when they are needed.
+pub trait RemoteCache: Send + Sync {
+    /// What is known of a step: a record as it was given to [`CacheEntry::payload`].
+    fn record(&self, key: &str) -> Option<String>;
+    /// Whether it says it has a blob.
+    fn has(&self, blob: &Descriptor) -> bool;
+    /// Brings a blob into the store. After a failure the cache knows nothing any more.
+    fn fetch(&self, blob: Descriptor) -> BoxFuture<'_, Result<(), String>>;
+}
+
+/// A step of this build for caches elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheEntry {
+    /// The step's key.
+    pub key: String,
+    /// Its record, opaque to all but the engine.
+    pub payload: String,
+    /// Its layer, in each of its forms.
+    pub blobs: Vec<Descriptor>,
+    /// Whether its layer is one of the result's.
+    pub in_result: bool,
+}
+
+impl Engine {
+    /// What this build knows of its steps. With `all`, the layers of steps that are not in the result are there too.
+    pub(super) async fn cache_entries(&self, all: bool) -> Result<Vec<CacheEntry>, BuildError> {
+        let mut entries = Vec::new();
+        for (index, vertex) in self.plan.vertices.iter().enumerate() {
+            let id = VertexId(index);
+            let in_result = self.is_in_result(id);
+            if matches!(vertex.op, Op::Image(_)) {
+                continue;
+            }
+            let Some(Ok(realised)) = self.realised_vertex(id) else { continue };
+            let (Some(layer), Some((mut record, keys))) = (realised.stack.last(), self.noted_record(id)) else { continue };
+            if !(in_result || all) {
+                // What the step was, without its layer: who copies from its stage finds its own record by that.
+                record.blobs.clear();
+                entries.extend(keys.into_iter().map(|key| entry(key, &record, in_result)));
+                continue;
+            }
+            let blob = layer.blob(self.request.layers, &self.services, &self.progress).await?;
+            if !record.blobs.iter().any(|(policy, _)| *policy == self.request.layers) {
+                record.blobs.push((self.request.layers, blob));
+            }
+            entries.extend(keys.into_iter().map(|key| entry(key, &record, in_result)));
+        }
+        Ok(entries)
+    }
+
+    /// A record of a cache elsewhere.
+    pub(super) fn remote_record(&self, key: &str) -> Option<Record> {
+        let payload = self.services.remote.as_ref()?.record(key)?;
+        serde_json::from_str(&payload).ok()
+    }
+}
+
+fn entry(key: String, record: &Record, in_result: bool) -> CacheEntry {
+    let payload = serde_json::to_string(record).expect("plain data has a JSON form");
+    let blobs = record.blobs.iter().map(|(_, layer)| layer.descriptor.clone()).collect();
+    CacheEntry { key, payload, blobs, in_result }
+}
