@@ -251,7 +251,7 @@ fn secrets(args: &BuildArgs) -> Result<BTreeMap<String, Vec<u8>>, Failure> {
 }
 
 fn secret_value(id: &str, given: &BTreeMap<String, String>) -> Result<Vec<u8>, Failure> {
-    let from_env = |name: &str| std::env::var_os(name).map(|value| std::os::unix::ffi::OsStringExt::into_vec(value));
+    let from_env = |name: &str| std::env::var_os(name).map(std::os::unix::ffi::OsStringExt::into_vec);
     let kind = given.get("type").map(String::as_str);
     if let Some(name) = given.get("env") {
         return from_env(name).ok_or_else(|| Failure::new(format!("--secret {id}: the variable {name} is not set")));

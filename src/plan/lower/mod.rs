@@ -59,10 +59,10 @@ impl Lowerer<'_> {
         let node = &self.stages.nodes[id.0];
         let mut state = match &node.ground {
             Ground::Files(name) if node.origin == Origin::Name => return Ok(Lowered::Files(name.clone())),
-            Ground::Files(name) => self.from_files(node, name),
+            Ground::Files(name) => self.on_files(node, name),
             Ground::Scratch => StageState::new(node, empty_config(self.platform_of(node)), self.platform_of(node).clone()),
-            Ground::Image(key) => self.from_image(node, key)?,
-            Ground::Stage(base) => self.from_stage(node, *base)?,
+            Ground::Image(key) => self.on_image(node, key)?,
+            Ground::Stage(base) => self.on_stage(node, *base)?,
         };
         let commands: &[Command] = if node.replaced { &[] } else { &node.commands };
         if node.origin == Origin::Stage {

@@ -113,7 +113,7 @@ impl StageState {
 
 impl Lowerer<'_> {
     /// A stage on an image of a registry or a named context.
-    pub(super) fn from_image(&self, node: &Node, key: &BaseKey) -> Result<StageState, Diagnostic> {
+    pub(super) fn on_image(&self, node: &Node, key: &BaseKey) -> Result<StageState, Diagnostic> {
         let base = self.bases.get(key).ok_or_else(|| Diagnostic::at(node.span, format!("base image {key} was not resolved")))?;
         let mut config = base.image.config.clone();
         config.created = None;
@@ -157,7 +157,7 @@ impl Lowerer<'_> {
     }
 
     /// A stage on an earlier stage.
-    pub(super) fn from_stage(&self, node: &Node, base: NodeId) -> Result<StageState, Diagnostic> {
+    pub(super) fn on_stage(&self, node: &Node, base: NodeId) -> Result<StageState, Diagnostic> {
         let Some(Lowered::Stage(base)) = &self.done[base.0] else {
             return Err(Diagnostic::at(node.span, "the base stage was not lowered"));
         };
@@ -168,7 +168,7 @@ impl Lowerer<'_> {
     }
 
     /// A stage whose root filesystem is a context of files.
-    pub(super) fn from_files(&mut self, node: &Node, name: &str) -> StageState {
+    pub(super) fn on_files(&mut self, node: &Node, name: &str) -> StageState {
         let platform = self.platform_of(node).clone();
         let mut state = StageState::new(node, empty_config(&platform), platform.clone());
         let op = CopyOp {
