@@ -18,7 +18,7 @@ use crate::{
         layer::{blocking, directories, open_roots},
     },
     dockerfile::{chmod::Chmod, ignore::Matcher, suggest},
-    plan::{CopyOp, Input, MountKind, Op, SourceFrom, VertexId, WorkdirOp},
+    plan::{CopyOp, CopySource, Input, MountKind, Op, SourceFrom, VertexId, WorkdirOp},
     snapshot::{
         self, Ownership, Timestamp,
         copy::{self, CopyRequest, Source, SourceRoot, Style},
@@ -100,7 +100,7 @@ impl Engine {
             let flags = Flags::of(&op)?;
             let owner = resolve_owner(&op, (!op.link && this.has_rootfs(id)).then_some(&root))?;
             let request = flags.request(&op, &opened, owner, time);
-            copy::copy(&request, &mut root).map_err(|error| this.copy_error(id, &op, &opened, &error))?;
+            copy::copy(&request, &mut root).map_err(|error| copy_error(&op.sources, &opened, &error))?;
             drop(request);
             drop(root);
             draft.commit(&snapshot).map(drop).map_err(BuildError::store)
@@ -181,7 +181,7 @@ impl Engine {
             let flags = Flags::of(&only)?;
             let request = flags.request(&only, &opened, None, None);
             let digests = |key, open: &dyn Fn() -> std::io::Result<File>| this.inputs.file_digest(key, open);
-            let (digest, listing) = copy::digest_listed(&request, &digests).map_err(|error| this.copy_error(id, &only, &opened, &error))?;
+            let (digest, listing) = copy::digest_listed(&request, &digests).map_err(|error| copy_error(&only.sources, &opened, &error))?;
             this.keep_listing(id, &fact, listing);
             Ok(digest.to_string())
         })
@@ -190,19 +190,18 @@ impl Engine {
 
     /// What a mount shows: the whole tree below its source.
     async fn digest_mount(self: &Arc<Self>, id: VertexId, name: &str, from: &Input, source: &str) -> Result<String, BuildError> {
-        let opened = self.open_input(from).await?;
-        let (this, source, fact) = (self.clone(), source.to_owned(), name.to_owned());
+        let opened = [self.open_input(from).await?];
+        let sources = [CopySource { from: SourceFrom::Input(from.clone()), path: source.to_owned(), unpack: false }];
+        let (this, fact) = (self.clone(), name.to_owned());
         blocking(move || {
             let request = CopyRequest {
-                sources: vec![Source { root: opened.root(), path: &source, unpack: false, parents: false }],
+                sources: vec![Source { root: opened[0].root(), path: &sources[0].path, unpack: false, parents: false }],
                 destination: "/",
                 style: Style::default(),
                 exclude: None,
             };
             let digests = |key, open: &dyn Fn() -> std::io::Result<File>| this.inputs.file_digest(key, open);
-            let missing =
-                |error: &dyn std::error::Error| BuildError::new(Kind::Step, format!("failed to compute cache key: {}", chain(error)));
-            let (digest, listing) = copy::digest_listed(&request, &digests).map_err(|error| missing(&error))?;
+            let (digest, listing) = copy::digest_listed(&request, &digests).map_err(|error| copy_error(&sources, &opened, &error))?;
             this.keep_listing(id, &fact, listing);
             Ok(digest.to_string())
         })
@@ -225,39 +224,39 @@ impl Engine {
         }
         Ok(())
     }
+}
 
-    /// The cause rather than the symptom: a file that an ignore file hides is said to be hidden, and by which line.
-    fn copy_error(&self, _id: VertexId, op: &CopyOp, opened: &[Opened], error: &copy::CopyError) -> BuildError {
-        let text = chain(error);
-        let mut failed = BuildError::new(Kind::Step, format!("failed to compute cache key: {text}"));
-        if !text.contains("not found") {
-            failed.message = text.clone();
+/// The cause rather than the symptom: a file that an ignore file hides is said to be hidden, and by which line.
+fn copy_error(sources: &[CopySource], opened: &[Opened], error: &copy::CopyError) -> BuildError {
+    let text = chain(error);
+    let mut failed = BuildError::new(Kind::Step, format!("failed to compute cache key: {text}"));
+    if !text.contains("not found") {
+        failed.message = text.clone();
+    }
+    for (source, opened) in sources.iter().zip(opened) {
+        let Opened::Context(files) = opened else { continue };
+        let Some((file, ignore)) = &files.ignore else { continue };
+        let path = source.path.trim_start_matches("./").trim_matches('/');
+        if let Some((line, pattern)) = ignore.deciding_line(path).filter(|_| ignore.matches(path) && text.contains(path)) {
+            failed.label = Some(format!("hidden by `{pattern}`"));
+            return failed.with_hint(format!("{file}:{line} hides it: `{pattern}`; add `!{path}` below that line to let it through"));
         }
-        for (source, opened) in op.sources.iter().zip(opened) {
-            let Opened::Context(files) = opened else { continue };
-            let Some((file, ignore)) = &files.ignore else { continue };
-            let path = source.path.trim_start_matches("./").trim_matches('/');
-            if let Some((line, pattern)) = ignore.deciding_line(path).filter(|_| ignore.matches(path) && text.contains(path)) {
-                failed.label = Some(format!("hidden by `{pattern}`"));
-                return failed.with_hint(format!("{file}:{line} hides it: `{pattern}`; add `!{path}` below that line to let it through"));
-            }
-        }
-        match error {
-            copy::CopyError::NotFound { path } => match near_file(path, op, opened) {
-                Some(near) => failed.with_hint(format!("did you mean {near}?")),
-                None => failed,
-            },
-            _ => failed,
-        }
+    }
+    match error {
+        copy::CopyError::NotFound { path } => match near_file(path, sources, opened) {
+            Some(near) => failed.with_hint(format!("did you mean {near}?")),
+            None => failed,
+        },
+        _ => failed,
     }
 }
 
 /// A file beside the missing one whose name is nearly the same.
-fn near_file(missing: &Path, op: &CopyOp, opened: &[Opened]) -> Option<String> {
+fn near_file(missing: &Path, sources: &[CopySource], opened: &[Opened]) -> Option<String> {
     let parent = missing.parent()?;
     let name = missing.file_name()?.to_str()?;
     let is_source = |path: &str| Path::new("/").join(path.trim_start_matches("./").trim_start_matches('/')) == *missing;
-    let (_, opened) = op.sources.iter().zip(opened).find(|(source, _)| is_source(source.path.trim_end_matches('/')))?;
+    let (_, opened) = sources.iter().zip(opened).find(|(source, _)| is_source(source.path.trim_end_matches('/')))?;
     let names = match opened {
         Opened::Context(files) => files.tree.read_dir(parent).ok()?,
         Opened::Layers(tree) => tree.read_dir(parent).ok()?,

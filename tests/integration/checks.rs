@@ -114,9 +114,11 @@ fn unused_build_args_are_noted() {
 fn errors_show_their_place_and_their_cause() {
     let bed = Bed::caller();
     bed.file("file", "").file(".dockerignore", "# what is not for images\nhidden/*\n").file("hidden/x", "");
-    let cases: [(&str, &[&str]); 12] = [
+    let cases: [(&str, &[&str]); 14] = [
         ("FROM scratch\nCOPY flie /\n", &["\"/flie\": not found", "Dockerfile:2:1", "did you mean file?"]),
         ("FROM scratch\nCOPY hidden/x /\n", &[".dockerignore:2 hides it", "!hidden/x"]),
+        ("FROM alpine\nRUN --mount=source=hidden/x,target=/x true\n", &[".dockerignore:2 hides it", "Dockerfile:2:1"]),
+        ("FROM alpine\nRUN --mount=source=flie,target=/x true\n", &["\"/flie\": not found", "did you mean file?"]),
         ("FROM scratch AS build\nFROM scratch\nCOPY --from=biuld / /\n", &["did you mean build?", "Dockerfile:3:1"]),
         ("FROM scratch AS a\nONBUILD COPY nofile /\nFROM a\n", &["Dockerfile:3:1", "ONBUILD COPY nofile /"]),
         ("FROM scratch AS a\nONBUILD COPY --form=x a /\nFROM a\n", &["Dockerfile:3:1", "its base says ONBUILD COPY --form=x a /"]),
