@@ -98,6 +98,9 @@ pub struct BuildArgs {
     /// Programs of another processor than the image's are not an error
     #[arg(long)]
     pub allow_foreign: bool,
+    /// State how the image was made, beside it in the registry: mode=min, or mode=max with build arguments and Dockerfile
+    #[arg(long, value_name = "mode=min|max", num_args = 0..=1, default_missing_value = "mode=min", require_equals = true)]
+    pub provenance: Option<String>,
     /// Take steps from a cache: REF, type=registry,ref=REF or type=local,src=DIR; repeatable
     #[arg(long = "cache-from", value_name = "REF|type=..")]
     pub cache_from: Vec<String>,

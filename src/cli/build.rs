@@ -14,8 +14,9 @@ use crate::{
         lint,
         outputs::{OutputKind, OutputSpec},
         progress::{Built, Mode, Place, Reporter},
-        reproducible, request, services, shell, upkeep, write,
+        provenance, reproducible, request, services, shell, upkeep, write,
     },
+    export,
     oci::{Digest, Reference},
     registry::Client,
     sandbox::Cancel,
@@ -46,6 +47,8 @@ pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
         if call.method != Method::Build {
             return call.answer(&request, &services, &(steps.clone() as Arc<dyn build::Progress>)).await.map(Err);
         }
+        provenance::mode(args)?;
+        let started = jiff::Timestamp::now();
         watcher.look_at_args(&request);
         let shown = request.clone();
         let caches = cache::Caches::open(args, &services, &steps).await?;
@@ -57,6 +60,7 @@ pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
             refuse_foreign_programs(&outcome, &services)?;
         }
         let written = write::write(&outcome, &wanted, &services, &|output| push_client(output, &services), &steps).await?;
+        state_provenance(args, &shown, &outcome, &written, started, &services, &steps).await?;
         cache::export(args, &outcome, caches.as_ref(), &services, &steps).await?;
         reproducible::record(&services.store, &written, &shown.dockerfile)?;
         Ok(Ok((built(&outcome, &written.descriptor.digest, &written.names), written)))
@@ -109,6 +113,32 @@ fn push_client(output: &OutputSpec, services: &build::Services) -> Result<Client
     let names = output.attributes.get("name").map(String::as_str).unwrap_or_default().split(',');
     let hosts = names.filter_map(|name| Some(name.parse::<Reference>().ok()?.registry().to_owned()));
     services::client(&hosts.collect::<Vec<_>>())
+}
+
+/// Puts `--provenance` beside each image that was pushed.
+async fn state_provenance(
+    args: &BuildArgs,
+    request: &Request,
+    outcome: &Outcome,
+    written: &write::Written,
+    started: jiff::Timestamp,
+    services: &build::Services,
+    steps: &Arc<write::Steps>,
+) -> Result<(), Failure> {
+    let Some(mode) = provenance::mode(args)? else { return Ok(()) };
+    if written.pushed.is_empty() {
+        let text = "--provenance: nothing was pushed that it could be put beside";
+        build::Progress::event(&**steps, build::Event::Note { step: None, text });
+    }
+    let fail = |error: export::ExportError| Failure::new(format!("cannot state the provenance: {}", build::chain(&error)));
+    for write::PushedImage { client, top, names } in &written.pushed {
+        let statement = provenance::statement(mode, args, request, outcome, top, names, started);
+        let attestation = export::write_attestation(&services.store, top, provenance::PREDICATE_TYPE, &statement).map_err(fail)?;
+        let name = names[0].with_digest(attestation.digest.clone());
+        write::push(&attestation, std::slice::from_ref(&name), &[], &*write::nothing_more(), client, services, steps).await?;
+        export::list_referrer(client, &name, top, &attestation).await.map_err(fail)?;
+    }
+    Ok(())
 }
 
 struct CancelOnDrop(Arc<Cancel>);

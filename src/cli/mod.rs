@@ -23,6 +23,7 @@ mod outputs;
 mod parse;
 mod ports;
 mod progress;
+mod provenance;
 mod push;
 mod reproducible;
 mod request;

@@ -6,9 +6,14 @@
 
 use std::{path::Path, process::Command};
 
+use clap::Parser;
 use serde::{Deserialize, Serialize};
 
-use super::{args::BuildArgs, failure::Failure, write::Written};
+use super::{
+    args::{BuildArgs, Cli, Verb, with_default_verb},
+    failure::Failure,
+    write::Written,
+};
 use crate::{build::chain, store::Store};
 
 /// How `rbuild` was called for a result.
@@ -54,8 +59,13 @@ pub fn epoch(args: &BuildArgs) -> Result<String, Failure> {
     seconds.map(str::to_owned).ok_or_else(|| fail(format!("git says `{}`", text.trim())))
 }
 
-/// Writes down how a result came about.
+/// Writes down how a result came about. A verification that gives the same image leaves what is known of it.
 pub fn record(store: &Store, written: &Written, dockerfile: &str) -> Result<(), Failure> {
+    let parsed = Cli::try_parse_from(with_default_verb(std::env::args_os().collect()));
+    let is_repeated = parsed.is_ok_and(|cli| matches!(cli.verb, Verb::Verify(_)));
+    if is_repeated && recorded(store, &written.descriptor.digest)?.is_some() {
+        return Ok(());
+    }
     let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     let directory = std::env::current_dir().map(|path| path.display().to_string()).unwrap_or_default();
     let epoch = std::env::var("SOURCE_DATE_EPOCH").ok();

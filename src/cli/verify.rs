@@ -140,6 +140,9 @@ fn build_args(call: &Call) -> Result<BuildArgs, Failure> {
         tag_digest: false,
         iidfile: None,
         metadata_file: None,
+        provenance: None,
+        cache_from: Vec::new(),
+        cache_to: Vec::new(),
         ..(*args).clone()
     };
     if let Some(epoch) = &call.epoch

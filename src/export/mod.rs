@@ -5,6 +5,7 @@
 //! are sorted, headers fixed. A file appears under its name only when it is whole.
 
 mod archive;
+mod attest;
 mod compare;
 mod destination;
 mod directory;
@@ -20,6 +21,7 @@ mod testing;
 mod unnamed;
 
 pub use archive::{write_docker_archive, write_oci_archive};
+pub use attest::{STATEMENT_TYPE, list_referrer, write_attestation};
 pub use compare::{Differences, FileDifference, compare, kind_name};
 pub use destination::FileDestination;
 pub use directory::write_oci_directory;

@@ -139,3 +139,29 @@ fn pushing_needs_a_name() {
     bed.build(&["--push"]).fails_with(2).says("tag is needed when pushing to registry");
     bed.build(&["--iidfile", "x", "-o", "out"]).fails_with(2).says("--iidfile");
 }
+
+#[test]
+fn provenance_is_found_beside_the_image() {
+    let bed = Bed::caller();
+    bed.file("hello", "hello\n").dockerfile("FROM alpine\nARG TOKEN\nCOPY hello /\n");
+    let app = name(&bed, "app");
+    bed.build(&["-t", &app, "--push", "--provenance", "--build-arg", "TOKEN=s3cret"]).succeeds();
+    let digest = inspect(&app)["Digest"].as_str().unwrap().to_owned();
+    let raw = |name: &str| -> serde_json::Value {
+        serde_json::from_str(&tool(Command::new("skopeo").args(["inspect", "--raw", "--tls-verify=false", &format!("docker://{name}")])))
+            .unwrap()
+    };
+    let listed = raw(&format!("{app}:{}", digest.replace(':', "-")));
+    let attestation = raw(&format!("{app}@{}", listed["manifests"][0]["digest"].as_str().unwrap()));
+    assert_eq!(attestation["subject"]["digest"], digest);
+    let statement = attestation["layers"][0]["digest"].as_str().unwrap().trim_start_matches("sha256:").to_owned();
+    let statement = fs::read_to_string(bed.store().join("blobs/sha256").join(statement)).unwrap();
+    let value: serde_json::Value = serde_json::from_str(&statement).unwrap();
+    assert_eq!(value["predicateType"], "https://slsa.dev/provenance/v1");
+    assert_eq!(value["subject"][0]["digest"]["sha256"], digest.trim_start_matches("sha256:"));
+    assert!(
+        value["predicate"]["buildDefinition"]["resolvedDependencies"][0]["uri"].as_str().unwrap().contains("library/alpine@latest"),
+        "{statement}"
+    );
+    assert!(!statement.contains("s3cret"), "mode min says no values of build arguments");
+}

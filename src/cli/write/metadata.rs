@@ -8,6 +8,7 @@ use super::Failure;
 use crate::{
     build::{Services, chain},
     oci::{Descriptor, Digest, Reference, media_type},
+    registry::Client,
 };
 
 /// What was written.
@@ -20,6 +21,19 @@ pub struct Written {
     /// The config, for one platform.
     pub config: Option<Digest>,
     /// Its names, those of registries too.
+    pub names: Vec<Reference>,
+    /// What went to registries.
+    pub pushed: Vec<PushedImage>,
+}
+
+/// An image that went to a registry, which may be in another form than the store's.
+#[derive(Debug, Clone)]
+pub struct PushedImage {
+    /// The way there.
+    pub client: Client,
+    /// The manifest or index.
+    pub top: Descriptor,
+    /// Its names there.
     pub names: Vec<Reference>,
 }
 
@@ -34,7 +48,7 @@ impl Written {
             }
         };
         let image_id = config.clone().unwrap_or_else(|| descriptor.digest.clone());
-        Ok(Self { image_id, descriptor: descriptor.clone(), config, names })
+        Ok(Self { image_id, descriptor: descriptor.clone(), config, names, pushed: Vec::new() })
     }
 
     /// The content of `--metadata-file`, with buildx's keys.

@@ -8,14 +8,14 @@ mod metadata;
 mod registry;
 mod steps;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
 use futures_util::future::FutureExt;
 
 pub use self::{
     files::standard_output,
     form::Form,
-    metadata::Written,
+    metadata::{PushedImage, Written},
     registry::{nothing_more, push},
     steps::Steps,
 };
@@ -93,7 +93,8 @@ pub async fn write(
     steps: &Arc<Steps>,
 ) -> Result<Written, Failure> {
     let progress: Arc<dyn Progress> = steps.clone();
-    let writer = Writer { outcome, wanted, services, client_of, steps, progress };
+    let pushed = RefCell::default();
+    let writer = Writer { outcome, wanted, services, client_of, steps, progress, pushed };
     let first = writer.made(&wanted.first_form()?).await?;
     let mut names = writer.with_digest_tags(&wanted.tags, &first.top);
     writer.name(&first, &names).await?;
@@ -104,7 +105,8 @@ pub async fn write(
             }
         }
     }
-    Written::of(services, &first.top, names)
+    let written = Written::of(services, &first.top, names)?;
+    Ok(Written { pushed: writer.pushed.into_inner(), ..written })
 }
 
 struct Writer<'a> {
@@ -114,6 +116,7 @@ struct Writer<'a> {
     client_of: &'a dyn Fn(&OutputSpec) -> Result<Client, Failure>,
     steps: &'a Arc<Steps>,
     progress: Arc<dyn Progress>,
+    pushed: RefCell<Vec<PushedImage>>,
 }
 
 /// An image in one form.
@@ -233,7 +236,9 @@ impl Writer<'_> {
             true => names.iter().map(|name| name.with_digest(made.top.digest.clone())).collect(),
             false => names.to_vec(),
         };
-        push(&made.top, &names, &mount_from, &*obtain, &client, self.services, self.steps).await
+        push(&made.top, &names, &mount_from, &*obtain, &client, self.services, self.steps).await?;
+        self.pushed.borrow_mut().push(PushedImage { client, top: made.top.clone(), names });
+        Ok(())
     }
 
     async fn write_archive(&self, output: &OutputSpec, top: &Descriptor, options: &LayoutOptions) -> Result<(), Failure> {
