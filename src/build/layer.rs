@@ -252,12 +252,13 @@ fn pack_directory(upper: &Path, below: &[PathBuf], policy: LayerPolicy, services
         Some(epoch) if policy.all_times => TimestampPolicy::Set(epoch),
         Some(epoch) => TimestampPolicy::Clamp(epoch),
     };
-    let blob = services.store.blob_writer().map_err(BuildError::store)?;
+    let blob = services.store.blob_writer().map_err(BuildError::store)?.hashed_by_caller();
     let mut writer = snapshot::LayerWriter::new(blob, policy.compression, &services.pool).map_err(|error| fail(&error))?;
     snapshot::write_layer(&changes, &root, &mut writer, timestamps).map_err(|error| fail(&error))?;
     let (blob, written) = writer.finish().map_err(|error| fail(&error))?;
-    let (digest, size) = blob.complete().map_err(BuildError::store)?;
-    Ok(crate::oci::Layer { descriptor: Descriptor::new(policy.compression.media_type(), digest, size), diff_id: written.diff_id })
+    blob.complete_hashed(&written.digest, written.size_bytes).map_err(BuildError::store)?;
+    let descriptor = Descriptor::new(policy.compression.media_type(), written.digest, written.size_bytes);
+    Ok(crate::oci::Layer { descriptor, diff_id: written.diff_id })
 }
 
 /// Takes a piece of work alone among all processes. Asks again and again instead of blocking a thread, so that a build

@@ -22,7 +22,8 @@ pub struct BlobWriter {
     store: Store,
     temporary: Temporary,
     file: File,
-    hasher: Sha256,
+    /// None when whoever writes hashes the same bytes already.
+    hasher: Option<Sha256>,
     length: u64,
 }
 
@@ -37,14 +38,32 @@ impl BlobWriter {
         use std::io::Seek;
         self.file.set_len(0).at("truncate", self.temporary.path())?;
         self.file.rewind().at("rewind", self.temporary.path())?;
-        self.hasher = Sha256::new();
+        self.hasher = self.hasher.take().map(|_| Sha256::new());
         self.length = 0;
         Ok(())
     }
 
+    /// Leaves the hashing to the caller, who ends with [`BlobWriter::complete_hashed`].
+    pub fn hashed_by_caller(mut self) -> Self {
+        self.hasher = None;
+        self
+    }
+
+    /// Names the blob by the digest that the caller has worked out from the very bytes it wrote.
+    pub fn complete_hashed(self, digest: &Digest, size: u64) -> Result<()> {
+        if self.length != size {
+            return Err(StoreError::SizeMismatch { digest: digest.clone(), expected: size, found: self.length });
+        }
+        self.store.name_blob(&self.temporary, digest, self.length)
+    }
+
+    fn found_digest(hasher: Option<Sha256>) -> Digest {
+        hasher.expect("only complete_hashed may end a blob that is hashed by the caller").finish()
+    }
+
     /// Names the blob by the digest of what was written.
     pub fn complete(self) -> Result<(Digest, u64)> {
-        let digest = self.hasher.finish();
+        let digest = Self::found_digest(self.hasher);
         self.store.name_blob(&self.temporary, &digest, self.length)?;
         Ok((digest, self.length))
     }
@@ -54,7 +73,7 @@ impl BlobWriter {
         if self.length != size {
             return Err(StoreError::SizeMismatch { digest: expected.clone(), expected: size, found: self.length });
         }
-        let found = self.hasher.finish();
+        let found = Self::found_digest(self.hasher);
         if found != *expected {
             return Err(StoreError::DigestMismatch { expected: expected.clone(), found });
         }
@@ -65,7 +84,9 @@ impl BlobWriter {
 impl Write for BlobWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&bytes[..written]);
+        }
         self.length += written as u64;
         Ok(written)
     }
@@ -80,7 +101,7 @@ impl Store {
     pub fn blob_writer(&self) -> Result<BlobWriter> {
         let temporary = self.temporary("blob")?;
         let file = File::options().write(true).create_new(true).open(temporary.path()).at("create", temporary.path())?;
-        Ok(BlobWriter { store: self.clone(), temporary, file, hasher: Sha256::new(), length: 0 })
+        Ok(BlobWriter { store: self.clone(), temporary, file, hasher: Some(Sha256::new()), length: 0 })
     }
 
     /// Stores bytes that are at hand.
@@ -223,6 +244,18 @@ mod tests {
             assert!(writer.complete_verified_as(&digest, size).is_err());
         }
         assert_eq!(fs::read_dir(store.path("blobs/sha256")).unwrap().count(), 0);
+        assert_eq!(temporaries(&store), 0);
+    }
+
+    #[test]
+    fn a_blob_that_the_writer_hashes_is_named_by_that() {
+        let (_top, store) = store();
+        for (size, is_whole) in [(5, true), (6, false)] {
+            let mut writer = store.blob_writer().unwrap().hashed_by_caller();
+            writer.write_all(b"hello").unwrap();
+            assert_eq!(writer.complete_hashed(&Digest::of(b"hello"), size).is_ok(), is_whole);
+        }
+        assert_eq!(store.read_blob(&Digest::of(b"hello"), 5).unwrap(), b"hello");
         assert_eq!(temporaries(&store), 0);
     }
 
