@@ -247,9 +247,12 @@ struct Helper {
 impl Helper {
     fn start(maps: &Maps) -> io::Result<Self> {
         let (mut wait, go) = io::pipe()?;
+        let mut go = Some(go);
         let (answer, mut tell) = io::pipe()?;
         let parent = std::process::id();
         let pid = process::fork(|| {
+            // Our own copy would keep the pipe open, and us waiting, after the parent was killed.
+            drop(go.take());
             let mut byte = [0];
             // A closed pipe would mean that the parent is gone; it writes 0 when there is nothing to do.
             if !matches!(wait.read(&mut byte), Ok(1)) || byte[0] == 0 {
@@ -263,7 +266,7 @@ impl Helper {
                 }
             }
         })?;
-        Ok(Self { pid, go, answer })
+        Ok(Self { pid, go: go.expect("only the copy gives it away"), answer })
     }
 
     fn finish(mut self, go: bool) -> Result<(), String> {
