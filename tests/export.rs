@@ -94,7 +94,7 @@ fn path_text(kind: &str, path: &Path, name: &str) -> String {
 fn skopeo_reads_the_store_in_place() {
     let bed = Bed::new();
     let image = bed.image("linux/amd64", Compression::GZIP);
-    let written = write_image(&bed.store, &[image.clone()], &ImageOptions::default()).unwrap();
+    let written = write_image(&bed.store, std::slice::from_ref(&image), &ImageOptions::default()).unwrap();
     for name in ["app", "ghcr.io/me/app:1.2"] {
         bed.store.tag(&name.parse().unwrap(), &written).unwrap();
     }
@@ -115,7 +115,7 @@ fn skopeo_copies_what_we_write() {
     let bed = Bed::new();
     for compression in [Compression::GZIP, Compression::ZSTD] {
         let image = bed.image("linux/amd64", compression);
-        let written = write_image(&bed.store, &[image.clone()], &ImageOptions::default()).unwrap();
+        let written = write_image(&bed.store, std::slice::from_ref(&image), &ImageOptions::default()).unwrap();
         let (oci, docker, layout) = (bed.path("oci.tar"), bed.path("docker.tar"), bed.path("layout"));
         write_oci_archive(&bed.store, &written, FileDestination::Path(oci.clone()), &bed.names()).unwrap();
         write_docker_archive(&bed.store, &written, FileDestination::Path(docker.clone()), &bed.names()).unwrap();

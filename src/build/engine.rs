@@ -79,7 +79,7 @@ pub struct Engine {
     realised: Vec<OnceCell<Result<Realised, BuildError>>>,
     identities: Vec<OnceCell<Option<ResultId>>>,
     /// The record that each realised vertex has, and the keys it stands under.
-    records: Vec<Mutex<Option<(Record, Vec<String>)>>>,
+    records: Vec<KnownRecord>,
     /// Content digests of inputs, by vertex and name of the fact.
     contents: Mutex<BTreeMap<(VertexId, String), ContentCell>>,
     /// What those digests were made of.
@@ -87,6 +87,9 @@ pub struct Engine {
     /// Facts to be written at the end.
     pub(super) facts: Mutex<Vec<FactsRecord>>,
 }
+
+/// A record and the keys it stands under, once they are known.
+type KnownRecord = Mutex<Option<(Record, Vec<String>)>>;
 
 /// A content digest that is worked out once.
 type ContentCell = Arc<OnceCell<Result<String, BuildError>>>;

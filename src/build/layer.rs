@@ -44,7 +44,7 @@ pub struct Layer {
 type BlobCell = Arc<OnceCell<Result<crate::oci::Layer, BuildError>>>;
 
 enum Origin {
-    Base { layer: crate::oci::Layer, source: BlobSource, step: StepId },
+    Base { layer: Box<crate::oci::Layer>, source: BlobSource, step: StepId },
     Step { known: Mutex<Vec<PolicyBlob>>, created: jiff::Timestamp },
 }
 
@@ -73,7 +73,7 @@ impl Layer {
         for layer in layers {
             let id = ChainId::on(chain.as_ref(), &layer.diff_id);
             let snapshot = SnapshotId::of_chain("base", &id);
-            let origin = Origin::Base { layer: layer.clone(), source: source.clone(), step };
+            let origin = Origin::Base { layer: Box::new(layer.clone()), source: source.clone(), step };
             stack.push(Arc::new(Self { snapshot, origin, below: stack.clone(), directory: OnceCell::new(), blobs: Mutex::default() }));
             chain = Some(id);
         }
@@ -141,7 +141,7 @@ impl Layer {
             match &self.origin {
                 Origin::Base { layer, source, step } => {
                     fetch(&layer.descriptor, source, *step, services, progress).await?;
-                    Ok(layer.clone())
+                    Ok((**layer).clone())
                 }
                 Origin::Step { .. } => self.pack(policy, services, progress).await,
             }
@@ -168,7 +168,7 @@ impl Layer {
                 let (fetched, below) = tokio::join!(fetched, Box::pin(directories(&self.below, services, progress)));
                 fetched?;
                 below?;
-                layer.clone()
+                (**layer).clone()
             }
             Origin::Step { .. } => {
                 Box::pin(directories(&self.below, services, progress)).await?;

@@ -134,7 +134,7 @@ impl OutputSpec {
             OutputKind::CacheOnly => &[],
             _ => &IMAGE_KEYS,
         };
-        for key in self.attributes.keys().filter(|key| !known.contains(&key.as_str())) {
+        if let Some(key) = self.attributes.keys().find(|key| !known.contains(&key.as_str())) {
             let failure = Failure::usage(format!("--output {text}: unknown key `{key}`"));
             let mine = known.iter().copied().chain(["type", "dest"]);
             return Err(match nearest(key, mine) {

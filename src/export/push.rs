@@ -35,6 +35,9 @@ pub enum PushEvent {
     Done(Pushed),
 }
 
+/// Told of each blob on its way.
+pub type Listener = Arc<dyn Fn(&Descriptor, PushEvent) + Send + Sync>;
+
 /// Pushes images.
 pub struct Pusher<'a> {
     /// The way to registries.
@@ -44,7 +47,7 @@ pub struct Pusher<'a> {
     /// Gets blobs that are needed and not in the store.
     pub obtain: &'a Obtain,
     /// Told about each blob.
-    pub listener: Arc<dyn Fn(&Descriptor, PushEvent) + Send + Sync>,
+    pub listener: Listener,
 }
 
 /// What an image consists of, as a registry takes it.

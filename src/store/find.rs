@@ -84,9 +84,9 @@ mod tests {
         let index = Index { schema_version: 2, media_type: String::new(), manifests, annotations: Annotations::new() };
         let index = store.put_blob(&index.to_bytes()).unwrap();
         let found = |prefix: &str| store.find_images(prefix).unwrap().into_iter().map(|found| found.digest).collect::<Vec<_>>();
-        assert_eq!(found(&config.hex()[..12]), [manifest.digest.clone()]);
-        assert_eq!(found(&manifest.digest.hex()[..12]), [manifest.digest.clone()]);
-        assert_eq!(found(index.hex()), [index.clone()]);
+        assert_eq!(found(&config.hex()[..12]), std::slice::from_ref(&manifest.digest));
+        assert_eq!(found(&manifest.digest.hex()[..12]), std::slice::from_ref(&manifest.digest));
+        assert_eq!(found(index.hex()), std::slice::from_ref(&index));
         assert_eq!(store.find_images(index.hex()).unwrap()[0].media_type, media_type::OCI_INDEX);
         assert_eq!(found("0123456789abcdef0123"), []);
     }

@@ -57,7 +57,7 @@ fn by_repository(names: &[Reference]) -> Vec<Vec<Reference>> {
     groups
 }
 
-fn listener(step: StepId, steps: Arc<Steps>) -> Arc<dyn Fn(&Descriptor, PushEvent) + Send + Sync> {
+fn listener(step: StepId, steps: Arc<Steps>) -> crate::export::PushListener {
     Arc::new(move |blob, event| match event {
         PushEvent::Sent(done_bytes) => {
             let what = format!("push {}", short(&blob.digest));
