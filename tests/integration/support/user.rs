@@ -71,7 +71,7 @@ pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let built = PathBuf::from(env!("CARGO_BIN_EXE_rbuild"));
-        if built.ancestors().skip(1).all(|folder| open_to_all(folder)) {
+        if built.ancestors().skip(1).all(open_to_all) {
             return built;
         }
         // One copy per build of the binary, left for the next run: a static is never dropped.
