@@ -1,7 +1,7 @@
 //! Runs one process in a root filesystem: namespaces, ids, mounts, network, the privilege ladder.
 //! Unaware of images, layers and Dockerfiles.
 //!
-//! `main` calls [`init_if_asked`] and [`enter`] first, in this order and before any thread; then [`run`] works from any
+//! `main` calls [`init_if_asked`] and [`enter()`] first, in this order and before any thread; then [`run()`] works from any
 //! thread. See [`init`] for the processes of a step.
 
 mod bpf;
