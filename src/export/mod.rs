@@ -30,9 +30,5 @@ pub use import::{fetch_blob, fetch_layers, import_archive, import_layout, import
 pub use layout::LayoutOptions;
 pub use listing::{LayerFacts, Listed, Listing, list};
 pub use manifest::{ImageOptions, write_image, write_index, write_manifest};
-<<<<<<< HEAD
 pub use push::{Listener as PushListener, Obtain, PushEvent, Pusher};
-=======
-pub use push::{Listener, Obtain, PushEvent, Pusher};
->>>>>>> 2536a2a (What clippy asks for)
 pub use rootfs::{RootfsTree, empty_directory, write_rootfs_directory, write_rootfs_tar};

@@ -26,9 +26,6 @@ const MANIFEST_LIMIT: u64 = 16 << 20;
 /// Brings a blob into the store.
 pub type Obtain = dyn Fn(Descriptor) -> BoxFuture<'static, Result<(), String>> + Send + Sync;
 
-/// Hears about each blob.
-pub type Listener = dyn Fn(&Descriptor, PushEvent) + Send + Sync;
-
 /// What happens during a push.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PushEvent {
@@ -50,11 +47,7 @@ pub struct Pusher<'a> {
     /// Gets blobs that are needed and not in the store.
     pub obtain: &'a Obtain,
     /// Told about each blob.
-<<<<<<< HEAD
     pub listener: Listener,
-=======
-    pub listener: Arc<Listener>,
->>>>>>> 2536a2a (What clippy asks for)
 }
 
 /// What an image consists of, as a registry takes it.

@@ -7,7 +7,7 @@ use futures_util::future::FutureExt;
 use super::{Failure, steps::Steps};
 use crate::{
     build::{Event, Progress, Services, StepId, chain, short},
-    export::{ExportError, Listener, Obtain, PushEvent, Pusher},
+    export::{ExportError, Obtain, PushEvent, Pusher},
     oci::{Descriptor, Reference},
     registry::{self, Client, Pushed},
 };
@@ -57,11 +57,7 @@ fn by_repository(names: &[Reference]) -> Vec<Vec<Reference>> {
     groups
 }
 
-<<<<<<< HEAD
 fn listener(step: StepId, steps: Arc<Steps>) -> crate::export::PushListener {
-=======
-fn listener(step: StepId, steps: Arc<Steps>) -> Arc<Listener> {
->>>>>>> 2536a2a (What clippy asks for)
     Arc::new(move |blob, event| match event {
         PushEvent::Sent(done_bytes) => {
             let what = format!("push {}", short(&blob.digest));
