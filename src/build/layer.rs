@@ -43,6 +43,8 @@ pub struct Layer {
 
 type BlobCell = Arc<OnceCell<Result<crate::oci::Layer, BuildError>>>;
 
+// One per layer, and a handful of layers: a box would save nothing.
+#[allow(clippy::large_enum_variant)]
 enum Origin {
     Base { layer: Box<crate::oci::Layer>, source: BlobSource, step: StepId },
     Step { known: Mutex<Vec<PolicyBlob>>, created: jiff::Timestamp },
