@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 /// Builds a Dockerfile into an OCI image: no daemon, no root, no set-up.
 #[derive(Debug, Parser)]
-#[command(name = "rbuild", version, max_term_width = 110, arg_required_else_help = false)]
+#[command(name = "rbuild", version, max_term_width = 110, arg_required_else_help = false, disable_help_subcommand = true)]
 pub struct Cli {
     /// Where images, layers and caches are kept [default: $XDG_DATA_HOME/rbuild]
     #[arg(long, global = true, env = "RBUILD_STORE", value_name = "DIR", hide_env = false)]
@@ -63,6 +63,12 @@ pub enum Verb {
     Login(super::login::LoginArgs),
     /// Forget the login at a registry
     Logout(super::login::LogoutArgs),
+    /// Help of a verb or about a topic: caches, rungs, secrets, reproducibility, progress
+    Help(super::topics::HelpArgs),
+    /// Print a completion script for a shell
+    Completions(super::topics::CompletionsArgs),
+    /// Write man pages
+    Man(super::topics::ManArgs),
     /// Print the tree of a Dockerfile as JSON
     Parse(ParseArgs),
 }

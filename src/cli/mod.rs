@@ -31,6 +31,7 @@ mod run;
 mod services;
 mod shell;
 mod terminal;
+mod topics;
 mod upkeep;
 mod verify;
 mod write;
@@ -52,6 +53,11 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help and version are errors to clap, and successes to the shell.
             let _ = error.print();
+            if let Some(clap::error::ContextValue::String(flag)) = error.get(clap::error::ContextKind::InvalidArg)
+                && let Some(reason) = topics::refused_flag(flag)
+            {
+                eprintln!("hint: {flag}: {reason}");
+            }
             let usage = if is_run { container::EXIT_NOT_STARTED } else { EXIT_USAGE };
             return if error.use_stderr() { ExitCode::from(usage) } else { ExitCode::SUCCESS };
         }
@@ -66,6 +72,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     match &cli.verb {
         Verb::Build(args) => build::build(&cli, args),
         Verb::Parse(args) => parse::parse(args),
+        Verb::Help(args) => topics::help(args),
+        Verb::Completions(args) => topics::completions(args),
+        Verb::Man(args) => topics::man(args),
         Verb::Run(args) => run::run(&cli, args),
         Verb::Shell(args) => shell::shell(&cli, args),
         Verb::Images(args) => images::images(&cli, args),

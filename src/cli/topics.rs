@@ -1,0 +1,186 @@
+//! `rbuild help TOPIC`, shell completions and man pages: words for people, from the same source as `--help`.
+
+use std::{io::Write, path::PathBuf, process::ExitCode};
+
+use clap::{Args, CommandFactory};
+
+use crate::cli::{args::Cli, failure::Failure};
+
+/// Topics and their texts.
+const TOPICS: [(&str, &str); 5] =
+    [("caches", CACHES), ("rungs", RUNGS), ("secrets", SECRETS), ("reproducibility", REPRODUCIBILITY), ("progress", PROGRESS)];
+
+const CACHES: &str = "\
+A step is not run again when all that it can see is as it was: its text after expansion, environment, user, directory,
+mounts, platform, its parent, and the content of the files it uses. Times of files, proxy variables, the values of
+secrets and what is in cache mounts do not count.
+
+  --no-cache                 run everything again
+  --no-cache-filter STAGE    run these stages again
+  --explain, rbuild why      which fact differs from the nearest earlier build, down to the file
+  RUN --mount=type=cache     a directory that stays between builds and is in no image
+  rbuild du, rbuild prune    what the store holds, and removing it
+";
+
+const RUNGS: &str = "\
+rbuild needs no root. It stands on the highest rung that the machine allows:
+
+  full      a user namespace with a range of ids: real owners, overlayfs
+  single    a user namespace with one id: owners are written down beside the files, and chown, mknod and set*id answered
+  chroot    root in a plain container without namespaces
+  copy      nothing: COPY works, a RUN is refused with the reason
+
+For `full` an unprivileged user needs newuidmap (package `uidmap`) and a line in /etc/subuid and /etc/subgid.
+";
+
+const SECRETS: &str = "\
+  rbuild --secret id=token,src=FILE .        or env=NAME
+  RUN --mount=type=secret,id=token ...       a file in memory at /run/secrets/token
+  RUN --mount=type=secret,id=token,env=T ... a variable of that step only
+  rbuild --ssh default .                     RUN --mount=type=ssh reaches the agent
+
+Values are in no layer, config, history, log or cache key, and not in a failed step that is kept for `rbuild shell`.
+A value given with --build-arg is none of this: it stands in the image's history.
+";
+
+const REPRODUCIBILITY: &str = "\
+Layers are sorted and have fixed headers; compressed bytes do not depend on threads, file system or rung. What is left
+are times:
+
+  SOURCE_DATE_EPOCH=0 rbuild ...                         the image's creation times; visible to RUN as a build argument
+  -o type=oci,dest=F,rewrite-timestamp=true              later times of files are set to it too
+
+Base images by digest (FROM name@sha256:..) and ADD --checksum fix what comes from outside.
+";
+
+const PROGRESS: &str = "\
+  --progress=auto      tty on a terminal, plain where standard error is a file, TERM is dumb or a CI is at work
+  --progress=tty       what runs is a line with its time and last words; what is over scrolls up
+  --progress=plain     lines for a log; sections in GitHub's, Forgejo's and GitLab's logs, and the error on its line
+  --progress=quiet     the image's id alone; a failed step's output
+  --progress=rawjson   one JSON object a line, on standard error
+
+NO_COLOR takes the colours away; BUILDKIT_PROGRESS is the default of --progress.
+
+rawjson: every object has `time` (RFC 3339) and `event`, and those about a step its number in `step`.
+  declared   name, inputs (numbers of the steps it waits for)
+  started    -
+  cached     -
+  output     stream (1 standard output, 2 standard error), text (cut anywhere)
+  moved      what, done_bytes, total_bytes (null when unknown)
+  note       text; step is null when it is about the build
+  finished   seconds
+  failed     seconds, error
+  built      digest, names, size_bytes, layers
+";
+
+/// `rbuild help`.
+#[derive(Debug, Args, Clone)]
+pub struct HelpArgs {
+    /// A verb or a topic: caches, rungs, secrets, reproducibility, progress
+    pub topic: Option<String>,
+}
+
+/// `rbuild completions`.
+#[derive(Debug, Args, Clone)]
+pub struct CompletionsArgs {
+    /// bash, zsh, fish, elvish or powershell
+    pub shell: clap_complete::Shell,
+}
+
+/// `rbuild man`.
+#[derive(Debug, Args, Clone)]
+pub struct ManArgs {
+    /// Directory for a page of each verb; without it the first page goes to standard output
+    pub directory: Option<PathBuf>,
+}
+
+/// Shows the help of rbuild, a verb or a topic.
+pub fn help(args: &HelpArgs) -> Result<ExitCode, Failure> {
+    let mut command = Cli::command();
+    // A help that nobody reads to its end is no failure.
+    let mut out = std::io::stdout();
+    let Some(topic) = &args.topic else {
+        let _ = write!(out, "{}\nTopics: rbuild help {}\n", command.render_long_help(), TOPICS.map(|(name, _)| name).join("|"));
+        return Ok(ExitCode::SUCCESS);
+    };
+    if let Some((_, text)) = TOPICS.iter().find(|(name, _)| name == topic) {
+        let _ = out.write_all(text.as_bytes());
+        return Ok(ExitCode::SUCCESS);
+    }
+    command.build();
+    match command.find_subcommand_mut(topic) {
+        Some(verb) => {
+            let _ = write!(out, "{}", verb.render_long_help());
+            Ok(ExitCode::SUCCESS)
+        }
+        None => Err(Failure::usage(format!("no verb or topic is called {topic}"))
+            .with_hint(format!("the topics are {}; `rbuild help` lists the verbs", TOPICS.map(|(name, _)| name).join(", ")))),
+    }
+}
+
+/// Prints a completion script.
+pub fn completions(args: &CompletionsArgs) -> Result<ExitCode, Failure> {
+    let mut text = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "rbuild", &mut text);
+    let _ = std::io::stdout().write_all(&text);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes man pages.
+pub fn man(args: &ManArgs) -> Result<ExitCode, Failure> {
+    let fail = |error: std::io::Error| Failure::new(format!("cannot write man pages: {error}"));
+    match &args.directory {
+        Some(directory) => {
+            std::fs::create_dir_all(directory).map_err(fail)?;
+            clap_mangen::generate_to(Cli::command(), directory).map_err(fail)?;
+        }
+        None => {
+            let mut text = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut text).map_err(fail)?;
+            let _ = std::io::stdout().write_all(&text);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Why a flag of `docker build` is not here, and what to do instead.
+pub fn refused_flag(flag: &str) -> Option<&'static str> {
+    let flag = flag.split('=').next().unwrap_or_default();
+    Some(match flag {
+        "--builder" => "there are no builders to choose from: rbuild itself builds. Leave it out",
+        "--cgroup-parent" | "--cpu-period" | "--cpu-quota" | "--cpu-shares" | "--cpuset-cpus" | "--cpuset-mems" | "--memory" | "-m"
+        | "--memory-swap" => {
+            "there is no daemon whose control groups it could name. Limit the build itself: systemd-run --user --scope -p MemoryMax=2G rbuild .."
+        }
+        "--isolation" => "it is for Windows. Leave it out",
+        "--squash" | "--compress" | "--rm" | "--force-rm" => "it belongs to the builder before BuildKit. Leave it out",
+        "--security-opt" => "every step runs under the same rules. Leave it out",
+        "--policy" | "--debug" | "-D" => "it is of buildx alone. See --explain, --on-error=shell and `rbuild logs`",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topics_fit_a_terminal() {
+        for (name, text) in TOPICS {
+            assert!(text.lines().all(|line| line.chars().count() <= 120), "{name}");
+        }
+    }
+
+    #[test]
+    fn completions_and_pages_are_made_for_all_shells_and_verbs() {
+        for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "rbuild", &mut text);
+            assert!(String::from_utf8(text).unwrap().contains("on-error"), "{shell}");
+        }
+        let directory = tempfile::tempdir().unwrap();
+        clap_mangen::generate_to(Cli::command(), directory.path()).unwrap();
+        assert!(directory.path().join("rbuild-build.1").exists());
+    }
+}
