@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     },
     plan::{CacheSharing, Input, Mount, MountKind, NetworkMode, RunOp, VertexId},
     sandbox::{self, Exit, RootFs, RunError, Spec, Stream},
+    snapshot::{self, Snapshotter},
     store::{self, CacheMountLease, SnapshotDraft, SnapshotId},
 };
 
@@ -36,7 +37,6 @@ impl Engine {
     ) -> Result<(), BuildError> {
         let lowers = directories(&parent.stack, &self.services, &self.progress).await?;
         let draft = self.services.store.new_snapshot().map_err(BuildError::store)?;
-        super::copy::inherit_root(&draft.fs(), &lowers)?;
         let mut held = Held::default();
         let mut env = op.env.clone();
         let mut mounts = Vec::with_capacity(op.mounts.len() + 1);
@@ -48,7 +48,8 @@ impl Engine {
             mounts.push(sandbox::Mount { target: Path::new("/dev/pipes").join(&script.name), kind });
         }
         env.extend(op.proxy_env.iter().filter(|(name, _)| !op.env.iter().any(|(known, _)| known == name)).cloned());
-        let spec = self.spec(op, env, mounts, RootFs::Overlay { lowers, upper: draft.fs(), work: draft.work(), volatile: true });
+        let (draft, rootfs) = self.prepare_root(draft, lowers.clone()).await?;
+        let spec = self.spec(op, env, mounts, rootfs);
         let emulation = self.emulation(id).await?;
         held.secret_variables.extend(op.proxy_env.iter().map(|(name, _)| name.clone()));
         let exit = self.run_spec(id, spec.clone()).await.inspect(|exit| self.note_usage(id, exit));
@@ -57,7 +58,29 @@ impl Engine {
         }
         drop(held);
         let snapshot = snapshot.clone();
-        blocking(move || draft.commit(&snapshot).map(drop).map_err(BuildError::store)).await
+        blocking(move || {
+            Self::snapshotter(&draft).finish(draft.path(), &lowers).map_err(store_error)?;
+            draft.commit(&snapshot).map(drop).map_err(BuildError::store)
+        })
+        .await
+    }
+
+    /// Overlayfs where the store's file system takes its writes; else every step starts from a copy of its root.
+    fn snapshotter(draft: &SnapshotDraft) -> &'static dyn Snapshotter {
+        static OVERLAY_WORKS: OnceLock<bool> = OnceLock::new();
+        let works = OVERLAY_WORKS.get_or_init(|| snapshot::overlay_works(draft.path()).is_ok());
+        if *works { &snapshot::Overlay } else { &snapshot::Native }
+    }
+
+    async fn prepare_root(&self, draft: SnapshotDraft, lowers: Vec<PathBuf>) -> Result<(SnapshotDraft, RootFs), BuildError> {
+        blocking(move || {
+            let rootfs = match Self::snapshotter(&draft).prepare(draft.path(), &lowers).map_err(store_error)? {
+                snapshot::Root::Overlay { lowers, upper, work } => RootFs::Overlay { lowers, upper, work, volatile: true },
+                snapshot::Root::Directory(path) => RootFs::Directory(path),
+            };
+            Ok((draft, rootfs))
+        })
+        .await
     }
 
     /// Makes programs of the step's platform runnable. What stands against it only matters if the step then fails: it may
@@ -260,6 +283,10 @@ impl Engine {
 }
 
 /// Whether the step's text holds a number that could be an id and is not mapped.
+fn store_error(error: snapshot::Error) -> BuildError {
+    BuildError::new(Kind::Store, chain(&error))
+}
+
 fn names_id_above(op: &RunOp, highest: u32) -> bool {
     // A time is no id, and is in the environment of every reproducible build.
     let variables = op.env.iter().filter(|(name, _)| name != "SOURCE_DATE_EPOCH").map(|(_, value)| value);

@@ -2,10 +2,13 @@
 //! Unaware of trees; hard links between copies are the caller's to keep.
 
 use std::{
-    ffi::CStr,
+    ffi::{CStr, OsStr},
     fs::File,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
     path::Path,
 };
 
@@ -35,7 +38,7 @@ pub(super) fn copy_entry(from: impl AsFd, from_name: &CStr, stat: &Stat, to: imp
     match disk::file_type(stat) {
         FileType::RegularFile => return copy_file(from, from_name, stat, to, to_name),
         FileType::Symlink => {
-            let target = rustix::fs::readlinkat(from, from_name, Vec::new())?;
+            let target = rustix::fs::readlinkat(&from, from_name, Vec::new())?;
             rustix::fs::symlinkat(&*target, &to, to_name)?;
             rustix::fs::chownat(&to, to_name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
         }
@@ -44,6 +47,9 @@ pub(super) fn copy_entry(from: impl AsFd, from_name: &CStr, stat: &Stat, to: imp
             rustix::fs::chownat(&to, to_name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
             rustix::fs::chmodat(&to, to_name, mode, AtFlags::empty())?;
         }
+    }
+    if let Some((uid, gid)) = disk::recorded_owner_at(&from, OsStr::from_bytes(from_name.to_bytes())) {
+        disk::record_owner_at(&to, OsStr::from_bytes(to_name.to_bytes()), uid, gid);
     }
     disk::set_mtime_at(to, to_name, disk::mtime(stat))
 }

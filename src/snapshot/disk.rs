@@ -2,7 +2,7 @@
 //!
 //! | In the layer | On disk |
 //! |---|---|
-//! | `.wh.x` | `x`, a character device 0:0 |
+//! | `.wh.x` | `x`, a character device 0:0; where that is refused (the store lies on an overlay), an empty file of mode 0 with xattr `user.overlay.whiteout`, in a directory with `user.overlay.opaque` = `x` (Linux 6.7) |
 //! | `.wh..wh..opq` in `d` | xattr `user.overlay.opaque` = `y` on `d` |
 //! | a device | an empty file with xattr `user.rbuild.device` = `c:1:3`: nobody may make devices in a user namespace |
 //! | an owner that is not mapped | written down as `sys::recorded` does it, where owners are recorded, not set |
@@ -14,9 +14,10 @@ use std::{
     ffi::{CStr, CString, OsStr},
     io,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
+    path::PathBuf,
 };
 
 use rustix::{
@@ -28,6 +29,7 @@ use super::Timestamp;
 use crate::sys::recorded;
 
 const OPAQUE: &str = "user.overlay.opaque";
+const WHITEOUT: &str = "user.overlay.whiteout";
 const DEVICE: &str = "user.rbuild.device";
 const OWNER: &str = "user.rootlesscontainers";
 const CAPABILITY: &[u8] = b"security.capability";
@@ -77,15 +79,49 @@ pub(super) fn is_whiteout(stat: &Stat) -> bool {
 
 /// Metadata of an entry itself, links not followed; None if it isn't there.
 pub(super) fn stat_at(parent: impl AsFd, name: &CStr) -> io::Result<Option<Stat>> {
-    match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(Some(stat)),
+    match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(mut stat) => {
+            see_whiteout(parent.as_fd(), OsStr::from_bytes(name.to_bytes()), &mut stat);
+            Ok(Some(stat))
+        }
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
+/// Makes a whiteout that is a file look like one that is a device.
+pub(super) fn see_whiteout(parent: BorrowedFd<'_>, name: &OsStr, stat: &mut Stat) {
+    let may_be = file_type(stat) == FileType::RegularFile && stat.st_size == 0 && stat.st_mode & 0o7777 == 0;
+    if may_be && rustix::fs::lgetxattr(by_fd(parent).join(name), WHITEOUT, &mut [0; 8][..]).is_ok() {
+        (stat.st_mode, stat.st_rdev) = (FileType::CharacterDevice.as_raw_mode(), 0);
+    }
+}
+
 pub(super) fn make_whiteout(parent: impl AsFd, name: &CStr) -> io::Result<()> {
-    Ok(rustix::fs::mknodat(parent, name, FileType::CharacterDevice, Mode::empty(), 0)?)
+    match rustix::fs::mknodat(&parent, name, FileType::CharacterDevice, Mode::empty(), 0) {
+        Err(Errno::PERM) => make_whiteout_file(parent.as_fd(), name),
+        result => Ok(result?),
+    }
+}
+
+fn make_whiteout_file(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    rustix::fs::fsetxattr(file, WHITEOUT, b"y", XattrFlags::empty())?;
+    // Overlayfs looks for such files in marked directories only; one that hides everything below needs no mark.
+    match rustix::fs::setxattr(by_fd(parent), OPAQUE, b"x", XattrFlags::CREATE) {
+        Err(Errno::EXIST) => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+fn by_fd(fd: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// Whether files in a directory may be whiteouts.
+pub(super) fn may_hold_whiteout_files(directory: BorrowedFd<'_>) -> bool {
+    rustix::fs::fgetxattr(directory, OPAQUE, &mut [0; 8][..]).is_ok()
 }
 
 /// Opens a directory for its attributes and its list; a link in its place is refused.

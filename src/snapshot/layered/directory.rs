@@ -269,7 +269,7 @@ impl Directory {
         }
         if self.overlay && self.lower_has(name)? {
             let at = self.upper()?;
-            rustix::fs::mknodat(at, name, FileType::CharacterDevice, Mode::empty(), 0)?;
+            disk::make_whiteout(at, &CString::new(name.as_bytes())?)?;
         }
         Ok(())
     }

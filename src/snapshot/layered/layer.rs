@@ -62,7 +62,8 @@ impl LayerDirectory {
     /// The entry of that name, a whiteout too.
     pub(crate) fn stat(&self, name: &OsStr) -> io::Result<Option<Metadata>> {
         match rustix::fs::statat(self.fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => {
+            Ok(mut stat) => {
+                disk::see_whiteout(self.fd(), name, &mut stat);
                 let mut metadata = Metadata::from_stat(&stat);
                 // A link's owner that is written down cannot come along with its attributes when it is copied.
                 if matches!(metadata.kind, Kind::Symlink | Kind::Fifo)
@@ -94,13 +95,18 @@ impl LayerDirectory {
     /// All names here with whether each is a whiteout, in no order.
     pub(crate) fn names(&self, overlay: bool) -> io::Result<Vec<(OsString, bool)>> {
         let mut names = Vec::new();
+        let files_too = overlay && disk::may_hold_whiteout_files(self.fd());
         for entry in Dir::read_from(self.fd())? {
             let entry = entry?;
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if name == "." || name == ".." {
                 continue;
             }
-            let may_be_whiteout = matches!(entry.file_type(), FileType::CharacterDevice | FileType::Unknown);
+            let may_be_whiteout = match entry.file_type() {
+                FileType::CharacterDevice | FileType::Unknown => true,
+                FileType::RegularFile => files_too,
+                _ => false,
+            };
             let whiteout = overlay && may_be_whiteout && self.stat(name)?.is_some_and(|metadata| metadata.is_whiteout());
             names.push((name.to_owned(), whiteout));
         }
