@@ -370,6 +370,35 @@ fn a_directory_can_be_the_root_and_layers_may_be_many() {
     assert_eq!(output(&Spec { rootfs, ..case.spec("ls / | grep -c '^f'") }), "120\n");
 }
 
+/// Before 6.7 layers are named in one option, or in the page that mount(2) takes.
+fn layers_are_mounted_the_old_ways_too() {
+    use rbuild::sys::mountns::{self, Upper};
+    use std::os::fd::AsFd;
+    let case = Box::new();
+    let mut lowers = vec![];
+    for number in 0..200 {
+        let layer = case.path(&format!("layers/{number}"));
+        fs::create_dir_all(&layer).unwrap();
+        fs::write(layer.join(format!("f{number}")), "").unwrap();
+        lowers.push(mountns::open_directory(&layer).unwrap());
+    }
+    let (upper, work) = (case.path("upper"), case.path("work"));
+    let upper = Some(Upper { upper: &upper, work: &work, volatile: false });
+    let fds: Vec<_> = lowers.iter().map(AsFd::as_fd).collect();
+    let count =
+        |root: &std::os::fd::OwnedFd| fs::read_dir(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(root))).unwrap().count();
+    let joined = mountns::overlay_joined(&fds[..10], upper, rustix::mount::MountAttrFlags::empty()).unwrap();
+    assert_eq!(count(&joined), 10);
+    drop(joined);
+    let here = std::env::current_dir().unwrap();
+    let target = case.path("home-of-mount");
+    fs::create_dir(&target).unwrap();
+    let mounted = mountns::overlay_by_mount(&fds, upper, &target).unwrap();
+    std::env::set_current_dir(here).unwrap();
+    assert_eq!(count(&mounted), 200);
+    mountns::detach(mounted).unwrap();
+}
+
 fn owners_inside_are_real() {
     let case = Box::new();
     let script = "touch /a /s && chown 1000:50 /a && chmod 4755 /s && mkfifo /p && stat -c '%u:%g' /a && stat -c %a /s";
@@ -532,6 +561,7 @@ const CASES: &[Case] = cases![
     the_host_is_out_of_reach,
     an_ssh_socket_is_the_users_own_and_leads_to_the_agent,
     a_directory_can_be_the_root_and_layers_may_be_many,
+    layers_are_mounted_the_old_ways_too,
     owners_inside_are_real,
     ids_and_owners_agree_on_every_rung,
     what_a_build_has_no_business_with_is_refused,

@@ -3,11 +3,11 @@
 
 use std::{
     ffi::OsStr,
-    fs::File,
+    fs::{File, Permissions},
     io::{self, Write},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-        unix::fs::MetadataExt,
+        unix::fs::PermissionsExt,
     },
     path::{Component, Path, PathBuf},
 };
@@ -147,48 +147,44 @@ fn take_from(root: &RootDir, subpath: &Path) -> io::Result<(OwnedFd, Shape)> {
 }
 
 fn read_only_overlay(lowers: &[PathBuf]) -> io::Result<OwnedFd> {
-    let opened: io::Result<Vec<OwnedFd>> = lowers.iter().map(|path| mountns::open_directory(path)).collect();
-    let opened = opened?;
+    let opened = open_all(lowers)?;
     let lowers: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
     mountns::overlay(&lowers, None, MountAttrFlags::MOUNT_ATTR_RDONLY)
 }
 
-/// An overlay whose upper directory nobody keeps; a single file is copied instead.
+/// What `subpath` means in an overlay over the whole source, whose upper directory nobody keeps.
 fn discard(source: &Source, subpath: &Path, scratch: Option<&Path>, staging: &OwnedFd) -> io::Result<Content> {
-    let (tree, shape) = take(source, subpath, staging)?;
-    let memory = || mountns::new_filesystem("tmpfs", &[("mode", "0700")], MountAttrFlags::empty());
-    let make = |root: &RootDir| match shape {
-        Shape::Directory => overlay_over(&tree, root, staging),
-        Shape::File => copy_of(&tree, root),
+    let lowers = match source {
+        Source::Directory(path) => std::slice::from_ref(path),
+        Source::Overlay(lowers) => lowers,
     };
-    let made = match scratch {
+    let make = |scratch: &RootDir| on_staging(staging, overlay_over(lowers, scratch)?, |root| take_from(root, subpath));
+    let (tree, shape) = match scratch {
         Some(scratch) => make(&RootDir::open(scratch)?)?,
-        None => on_staging(staging, memory()?, make)?,
+        None => on_staging(staging, mountns::new_filesystem("tmpfs", &[("mode", "0700")], MountAttrFlags::empty())?, make)?,
     };
-    Ok(Content::Tree(made, shape))
+    Ok(Content::Tree(tree, shape))
 }
 
-fn overlay_over(lower: &OwnedFd, scratch: &RootDir, staging: &OwnedFd) -> io::Result<OwnedFd> {
-    let by_fd = |name: &str| -> io::Result<PathBuf> {
+fn overlay_over(lowers: &[PathBuf], scratch: &RootDir) -> io::Result<OwnedFd> {
+    let opened = open_all(lowers)?;
+    let lowers: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
+    let make = |name: &str| -> io::Result<PathBuf> {
         rustix::fs::mkdirat(scratch.as_fd(), name, Mode::from_raw_mode(0o755))?;
         Ok(fd_path(scratch.as_fd()).join(name))
     };
-    let (upper, work) = (by_fd("upper")?, by_fd("work")?);
-    let upper = Upper { upper: &upper, work: &work, volatile: true };
-    // An overlay wants a lower that is mounted somewhere.
-    mountns::attach(lower, staging)?;
-    let made = mountns::overlay(&[lower.as_fd()], Some(upper), MountAttrFlags::empty());
-    mountns::detach(lower)?;
-    made
+    let (upper, work) = (make("upper")?, make("work")?);
+    if let Some(lower) = lowers.first() {
+        // The merged root shows the upper directory's attributes.
+        let stat = rustix::fs::fstat(lower)?;
+        recorded::give(&upper, stat.st_uid, stat.st_gid)?;
+        std::fs::set_permissions(&upper, Permissions::from_mode(stat.st_mode & 0o7777))?;
+    }
+    mountns::overlay(&lowers, Some(Upper { upper: &upper, work: &work, volatile: true }), MountAttrFlags::empty())
 }
 
-fn copy_of(tree: &OwnedFd, scratch: &RootDir) -> io::Result<OwnedFd> {
-    let mut from = File::open(fd_path(tree.as_fd()))?;
-    let metadata = from.metadata()?;
-    let (mut to, path) = new_file(scratch)?;
-    io::copy(&mut from, &mut to)?;
-    finish_file(scratch, &to, metadata.mode() & 0o7777, (metadata.uid(), metadata.gid()))?;
-    mountns::clone_tree(path)
+fn open_all(paths: &[PathBuf]) -> io::Result<Vec<OwnedFd>> {
+    paths.iter().map(|path| mountns::open_directory(path)).collect()
 }
 
 fn fd_path(fd: BorrowedFd<'_>) -> PathBuf {

@@ -104,28 +104,47 @@ pub struct Upper<'a> {
 /// Directories are named to the kernel by descriptor: long or odd paths need no escaping, and /proc/mounts in the
 /// overlay tells nothing about the host.
 pub fn overlay(lowers: &[BorrowedFd<'_>], upper: Option<Upper<'_>>, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
-    let by_fd = |fd: BorrowedFd<'_>| format!("/proc/self/fd/{}", fd.as_raw_fd());
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for lower in lowers {
-        rustix::mount::fsconfig_set_string(&context, "lowerdir+", by_fd(*lower))?;
+        match rustix::mount::fsconfig_set_string(&context, "lowerdir+", by_fd(*lower)) {
+            // Before 6.7 there is no such option.
+            Err(Errno::INVAL) => return overlay_joined(lowers, upper, attributes),
+            result => result?,
+        }
     }
+    finish_overlay(&context, upper, attributes)
+}
+
+/// The same with all lowers in one option, for kernels before 6.7. Takes as many as 255 bytes can name, about 15.
+pub fn overlay_joined(lowers: &[BorrowedFd<'_>], upper: Option<Upper<'_>>, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let names: Vec<String> = lowers.iter().map(|lower| by_fd(*lower)).collect();
+    rustix::mount::fsconfig_set_string(&context, "lowerdir", names.join(":"))?;
+    finish_overlay(&context, upper, attributes)
+}
+
+fn by_fd(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+fn finish_overlay(context: &OwnedFd, upper: Option<Upper<'_>>, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
     let mut held = Vec::new();
     if let Some(Upper { upper, work, volatile }) = upper {
         for (key, path) in [("upperdir", upper), ("workdir", work)] {
             let fd = open_directory(path)?;
-            rustix::mount::fsconfig_set_string(&context, key, by_fd(fd.as_fd()))?;
+            rustix::mount::fsconfig_set_string(context, key, by_fd(fd.as_fd()))?;
             held.push(fd);
         }
         if volatile {
-            rustix::mount::fsconfig_set_flag(&context, "volatile")?;
+            rustix::mount::fsconfig_set_flag(context, "volatile")?;
         }
     }
-    rustix::mount::fsconfig_set_flag(&context, "userxattr")?;
-    rustix::mount::fsconfig_create(&context)?;
-    Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+    rustix::mount::fsconfig_set_flag(context, "userxattr")?;
+    rustix::mount::fsconfig_create(context)?;
+    Ok(rustix::mount::fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
-/// The same through `mount(2)` on `target`, for kernels before 6.7, which have no `lowerdir+`; returns the mounted root.
+/// The same through `mount(2)` on `target`, for many lowers on kernels before 6.7; returns the mounted root.
 /// Changes the working directory.
 pub fn overlay_by_mount(lowers: &[BorrowedFd<'_>], upper: Option<Upper<'_>>, target: &Path) -> io::Result<OwnedFd> {
     // In /proc/self/fd a descriptor's name is its number: 500 lowers fit into the page that mount(2) takes.
