@@ -91,9 +91,6 @@ pub struct Engine {
 /// A record and the keys it stands under, once they are known.
 type KnownRecord = Mutex<Option<(Record, Vec<String>)>>;
 
-/// A record and the keys that it stands under.
-type Noted = (Record, Vec<String>);
-
 /// A content digest that is worked out once.
 type ContentCell = Arc<OnceCell<Result<String, BuildError>>>;
 
