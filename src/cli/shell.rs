@@ -29,12 +29,12 @@ use crate::{
 /// Shells that images have, the more comfortable first.
 const SHELLS: [&str; 3] = ["/bin/bash", "/bin/ash", "/bin/sh"];
 
-/// Where a shell is lent to.
-const LENT: &str = "/dev/.rbuild-shell";
+/// Where a shell is lent to. Its own name decides what busybox does.
+const LENT: &str = "/dev/.rbuild/busybox";
 
 /// Makes the lent shell's other commands callable, behind those of the image, and becomes the shell.
 const LENT_START: &str =
-    "b=/dev/.rbuild-shell d=/dev/shm/.rbuild-commands; $b mkdir -p $d && $b --install -s $d; PATH=$PATH:$d exec $b ash";
+    "b=/dev/.rbuild/busybox d=/dev/shm/.rbuild-commands; $b mkdir -p $d && $b --install -s $d; PATH=$PATH:$d exec $b ash";
 
 /// `rbuild shell`.
 #[derive(Debug, Args, Clone)]

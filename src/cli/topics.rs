@@ -34,7 +34,7 @@ For `full` an unprivileged user needs newuidmap (package `uidmap`) and a line in
 ";
 
 const SECRETS: &str = "\
-  rbuild --secret id=token,src=FILE .        or env=NAME
+\x20 rbuild --secret id=token,src=FILE .        or env=NAME
   RUN --mount=type=secret,id=token ...       a file in memory at /run/secrets/token
   RUN --mount=type=secret,id=token,env=T ... a variable of that step only
   rbuild --ssh default .                     RUN --mount=type=ssh reaches the agent
@@ -54,7 +54,7 @@ Base images by digest (FROM name@sha256:..) and ADD --checksum fix what comes fr
 ";
 
 const PROGRESS: &str = "\
-  --progress=auto      tty on a terminal, plain where standard error is a file, TERM is dumb or a CI is at work
+\x20 --progress=auto      tty on a terminal, plain where standard error is a file, TERM is dumb or a CI is at work
   --progress=tty       what runs is a line with its time and last words; what is over scrolls up
   --progress=plain     lines for a log; sections in GitHub's, Forgejo's and GitLab's logs, and the error on its line
   --progress=quiet     the image's id alone; a failed step's output

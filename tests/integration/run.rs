@@ -139,3 +139,19 @@ fn a_terminal_has_its_size_and_signals() {
     assert_eq!(output.status.code(), Some(6), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("33 77"), "{output:?}");
 }
+
+#[test]
+fn a_failed_step_without_a_shell_is_entered_with_a_lent_one() {
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find_map(|path| std::fs::read(path).ok());
+    let Some(busybox) = busybox else { return eprintln!("skipped: no busybox to lend") };
+    let bed = Bed::caller();
+    bed.file("busybox", busybox)
+        .dockerfile("FROM scratch\nCOPY --chmod=755 busybox /only\nWORKDIR /src\nENV MODE=test\nRUN [\"/only\", \"false\"]\n");
+    bed.build(&[]).fails().says("rbuild shell 3");
+    let mut child = bed.command(&["shell"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"echo $MODE $(pwd) $(ls /)\nexit 4\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(out.contains("test /src") && out.contains("only"), "{out}");
+}
