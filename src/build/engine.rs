@@ -72,7 +72,7 @@ pub struct Engine {
     pub(super) inputs: Arc<Inputs>,
     pub(super) progress: Arc<dyn Progress>,
     pub(super) recorder: Arc<Recorder>,
-    abort: Arc<Abort>,
+    pub(super) abort: Arc<Abort>,
     first_step: usize,
     /// Vertices whose layers are in the result: their blobs are made while the build goes on.
     in_result: BTreeSet<VertexId>,

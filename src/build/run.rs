@@ -12,10 +12,10 @@ use crate::{
         error::chain,
         layer::{blocking, directories},
     },
-    plan::{CacheSharing, Input, Mount, MountKind, NetworkMode, RunOp, VertexId},
+    plan::{Input, Mount, MountKind, NetworkMode, RunOp, VertexId},
     sandbox::{self, Exit, RootFs, RunError, Spec, Stream},
     snapshot::{self, Snapshotter},
-    store::{self, CacheMountLease, SnapshotDraft, SnapshotId},
+    store::{CacheMountLease, SnapshotDraft, SnapshotId},
 };
 
 /// What must live as long as the step.
@@ -40,8 +40,13 @@ impl Engine {
         let mut held = Held::default();
         let mut env = op.env.clone();
         let mut mounts = Vec::with_capacity(op.mounts.len() + 1);
-        for mount in &op.mounts {
-            self.prepare_mount(id, mount, &mut mounts, &mut env, &mut held).await?;
+        let (caches, mut taken) = self.take_caches(id, &op.mounts).await?;
+        held.caches = caches;
+        for (index, mount) in op.mounts.iter().enumerate() {
+            match taken.remove(&index) {
+                Some(kind) => mounts.push(sandbox::Mount { target: PathBuf::from(&mount.target), kind }),
+                None => self.prepare_mount(mount, &mut mounts, &mut env, &mut held).await?,
+            }
         }
         if let Some(script) = &op.script {
             let kind = sandbox::MountKind::File { bytes: script.content.clone().into_bytes(), mode: 0o755 };
@@ -148,7 +153,6 @@ impl Engine {
 
     async fn prepare_mount(
         self: &Arc<Self>,
-        id: VertexId,
         mount: &Mount,
         mounts: &mut Vec<sandbox::Mount>,
         env: &mut Vec<(String, String)>,
@@ -165,11 +169,7 @@ impl Engine {
                 });
             }
             MountKind::Tmpfs { size_bytes } => add(sandbox::MountKind::Tmpfs { size_bytes: Some(*size_bytes).filter(|size| *size > 0) }),
-            MountKind::Cache { .. } => {
-                let (lease, kind) = self.cache_mount(id, &mount.kind).await?;
-                held.caches.push(lease);
-                add(kind);
-            }
+            MountKind::Cache { .. } => unreachable!("caches are taken before other mounts are prepared"),
             MountKind::Secret { id, env: variable, required, mode, uid, gid } => {
                 let Some(bytes) = self.request.secrets.get(id) else {
                     if *required {
@@ -227,57 +227,6 @@ impl Engine {
                 let directory = self.inputs.mount_directory(name, source).await?;
                 (sandbox::Source::Directory(directory), PathBuf::from(super::inputs::MOUNTED))
             }
-        })
-    }
-
-    /// Finds or makes the directory of a cache mount.
-    async fn cache_mount(
-        self: &Arc<Self>,
-        vertex: VertexId,
-        kind: &MountKind,
-    ) -> Result<(CacheMountLease, sandbox::MountKind), BuildError> {
-        let MountKind::Cache { id, sharing, from, source, readonly, mode, uid, gid } = kind else {
-            unreachable!("the caller has matched a cache mount")
-        };
-        let sharing = match sharing {
-            CacheSharing::Shared => store::CacheSharing::Shared,
-            CacheSharing::Private => store::CacheSharing::Private,
-            CacheSharing::Locked => store::CacheSharing::Locked,
-        };
-        // BuildKit keys a cache by its id and by what it begins with.
-        let begun_with = match from {
-            Some(input) => format!("\0{}", self.begin_of(input).await?),
-            None => String::new(),
-        };
-        let owned = mode.is_some() || uid.is_some() || gid.is_some();
-        let attributes = if owned { format!("\0{mode:?} {uid:?} {gid:?}") } else { String::new() };
-        // --no-cache makes the beginning anew, and with it the cache.
-        let fresh =
-            if owned && self.plan.vertices[vertex.0].ignore_cache { format!("\0{}", jiff::Timestamp::now()) } else { String::new() };
-        let full_id = format!("{id}{begun_with}{attributes}{fresh}");
-        let files = match from {
-            Some(input) => Some(self.open_input(input).await?),
-            None => None,
-        };
-        let (mode, uid, gid) = (mode.unwrap_or(0o755), uid.unwrap_or(0), gid.unwrap_or(0));
-        let (this, step) = (self.clone(), self.step(vertex));
-        let lease = blocking(move || {
-            let begin = super::cache_mount::Beginning { mode, uid, gid, files: files.as_ref() };
-            let wait = || this.progress.event(Event::Note { step: Some(step), text: "waiting for a cache mount that another step has" });
-            super::cache_mount::open(&this.services.store, &full_id, sharing, &begin, wait)
-        });
-        let lease = lease.await?;
-        let subpath = PathBuf::from(source.trim_start_matches('/'));
-        let tree = sandbox::Source::Directory(lease.path().to_owned());
-        let kind = sandbox::MountKind::Bind { source: tree, subpath, read_only: *readonly };
-        Ok((lease, kind))
-    }
-
-    async fn begin_of(self: &Arc<Self>, input: &Input) -> Result<String, BuildError> {
-        Ok(match input {
-            Input::Vertex(Some(id)) => self.clone().realise(*id).await?.result.0,
-            Input::Vertex(None) => "empty".to_owned(),
-            Input::Context(name) => format!("context {name}"),
         })
     }
 }

@@ -53,24 +53,23 @@ impl CacheMountLease {
 }
 
 impl Store {
-    /// Takes a cache mount, made by `fill` if it isn't there yet (an empty directory is what `fill` starts from; if it
-    /// fails, nothing stays). `on_wait` is called before waiting for another user.
+    /// Takes a cache mount unless another user's hold forbids it. One that isn't there yet is made by `fill` (an empty
+    /// directory is what `fill` starts from; if it fails, nothing stays).
     pub fn cache_mount<E: From<super::StoreError>>(
         &self,
         id: &str,
         sharing: CacheSharing,
         fill: impl FnOnce(&Path) -> Result<(), E>,
-        on_wait: impl FnOnce(),
-    ) -> Result<CacheMountLease, E> {
+    ) -> Result<Option<CacheMountLease>, E> {
         let hash = hash_of(id);
-        let (copy, lease) = self.take_copy(&hash, sharing, on_wait)?;
+        let Some((copy, lease)) = self.take_copy(&hash, sharing)? else { return Ok(None) };
         let path = self.copy_path(&hash, copy);
         if !path.exists() {
             self.make_copy(id, &hash, &path, fill)?;
         }
         touch(&path).at("touch", &path)?;
         self.grew();
-        Ok(CacheMountLease { path: path.join("data"), _lease: lease })
+        Ok(Some(CacheMountLease { path: path.join("data"), _lease: lease }))
     }
 
     /// The cache mounts there are, sorted by id.
@@ -90,17 +89,15 @@ impl Store {
         Ok(list)
     }
 
-    fn take_copy(&self, hash: &str, sharing: CacheSharing, on_wait: impl FnOnce()) -> Result<(u64, Lease)> {
+    fn take_copy(&self, hash: &str, sharing: CacheSharing) -> Result<Option<(u64, Lease)>> {
         let mode = if sharing == CacheSharing::Shared { LockMode::Shared } else { LockMode::Exclusive };
         let mut copy = 0;
         loop {
-            let key = copy_key(hash, copy);
-            if let Some(lease) = self.try_lease_as(LeaseKind::CacheMount, &key, mode)? {
-                return Ok((copy, lease));
+            if let Some(lease) = self.try_lease_as(LeaseKind::CacheMount, &copy_key(hash, copy), mode)? {
+                return Ok(Some((copy, lease)));
             }
             if sharing != CacheSharing::Private {
-                on_wait();
-                return Ok((0, self.lease_as(LeaseKind::CacheMount, &key, mode)?));
+                return Ok(None);
             }
             copy += 1;
         }
@@ -156,7 +153,7 @@ mod tests {
     }
 
     fn take(store: &Store, id: &str, sharing: CacheSharing) -> CacheMountLease {
-        store.cache_mount::<StoreError>(id, sharing, |_| Ok(()), || panic!("waits")).unwrap()
+        store.cache_mount::<StoreError>(id, sharing, |_| Ok(())).unwrap().expect("it is free")
     }
 
     #[test]
@@ -182,21 +179,20 @@ mod tests {
     }
 
     #[test]
-    fn shared_is_shared_and_locked_waits() {
+    fn shared_is_shared_and_locked_is_had_alone() {
         let (_top, store) = store();
         let one = take(&store, "x", CacheSharing::Shared);
         let two = take(&store, "x", CacheSharing::Shared);
         assert_eq!(one.path(), two.path());
-        let (told, is_told) = std::sync::mpsc::channel();
-        let other = store.clone();
-        let waiter = std::thread::spawn(move || {
-            let locked = other.cache_mount::<StoreError>("x", CacheSharing::Locked, |_| Ok(()), || told.send(()).unwrap()).unwrap();
-            fs::read_to_string(locked.path().join("file")).unwrap()
-        });
-        is_told.recv().unwrap();
+        let other = Store::open(store.root()).unwrap();
+        let try_lock = || other.cache_mount::<StoreError>("x", CacheSharing::Locked, |_| Ok(())).unwrap();
         fs::write(one.path().join("file"), "written before").unwrap();
-        drop((one, two));
-        assert_eq!(waiter.join().unwrap(), "written before");
+        drop(one);
+        assert!(try_lock().is_none());
+        drop(two);
+        let locked = try_lock().expect("nobody has it");
+        assert_eq!(fs::read_to_string(locked.path().join("file")).unwrap(), "written before");
+        assert!(store.cache_mount::<StoreError>("x", CacheSharing::Shared, |_| Ok(())).unwrap().is_none());
     }
 
     #[test]
@@ -206,7 +202,7 @@ mod tests {
             fs::write(path.join("half"), "").unwrap();
             Err(StoreError::NoSuchBuild { text: "test".into() })
         };
-        assert!(store.cache_mount("x", CacheSharing::Shared, fail, || ()).is_err());
+        assert!(store.cache_mount("x", CacheSharing::Shared, fail).is_err());
         assert_eq!(fs::read_dir(take(&store, "x", CacheSharing::Shared).path()).unwrap().count(), 0);
     }
 }

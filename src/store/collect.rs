@@ -287,7 +287,7 @@ mod tests {
         put_snapshot(&store, "s", 10);
         store.new_build_log().unwrap().write_report(b"{}").unwrap();
         store.save_stat_cache("x", &[]).unwrap();
-        let mount = store.cache_mount::<StoreError>("id", CacheSharing::Shared, |_| Ok(()), || ()).unwrap();
+        let mount = store.cache_mount::<StoreError>("id", CacheSharing::Shared, |_| Ok(())).unwrap().unwrap();
         fs::write(mount.path().join("file"), "x").unwrap();
         drop((mount, store));
         let store = Store::open(&root).unwrap();

@@ -61,8 +61,8 @@ fn write_round(root: &Path, round: u64) -> Result<(), StoreError> {
     let key = round.to_string();
     store.record_step(&key, "{}", &[layer])?;
     store.record_facts(&[FactsRecord { step: "step".into(), key, facts: "{}".into(), recorded_unix: round }])?;
-    let mount = store.cache_mount::<StoreError>("id", CacheSharing::Private, |_| Ok(()), || ())?;
-    fs::write(mount.path().join("file"), "x").expect("held");
+    let mount = store.cache_mount::<StoreError>("id", CacheSharing::Private, |_| Ok(()))?;
+    fs::write(mount.expect("nobody else has it").path().join("file"), "x").expect("held");
     store.new_build_log()?.write_report(b"{}")
 }
 

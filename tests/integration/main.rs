@@ -4,6 +4,7 @@ mod agreement;
 mod bad_input;
 mod builds;
 mod cache;
+mod cache_mounts;
 mod caches;
 mod checks;
 mod concurrency;
