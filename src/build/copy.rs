@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use nix::sys::resource::UsageWho;
+
 use crate::{
     build::{
         BuildError, Kind,
@@ -16,6 +18,7 @@ use crate::{
         inputs::Files,
         key::source_name,
         layer::{blocking, directories, open_roots},
+        recorder::usage,
     },
     dockerfile::{chmod::Chmod, ignore::Matcher, suggest},
     plan::{CopyOp, CopySource, Input, MountKind, Op, SourceFrom, VertexId, WorkdirOp},
@@ -96,13 +99,15 @@ impl Engine {
         let time = self.made_time();
         let (op, this, snapshot) = (op.clone(), self.clone(), snapshot.clone());
         blocking(move || {
+            let before = usage(UsageWho::RUSAGE_THREAD);
             let mut root = writable(&draft.fs(), &below, this.services.ownership)?;
             let flags = Flags::of(&op)?;
             let owner = resolve_owner(&op, (!op.link && this.has_rootfs(id)).then_some(&root))?;
             let request = flags.request(&op, &opened, owner, time);
-            copy::copy(&request, &mut root).map_err(|error| copy_error(&op.sources, &opened, &error))?;
+            let copied = copy::copy(&request, &mut root).map_err(|error| copy_error(&op.sources, &opened, &error))?;
             drop(request);
             drop(root);
+            this.note_copy(id, before, copied.bytes);
             draft.commit(&snapshot).map(drop).map_err(BuildError::store)
         })
         .await

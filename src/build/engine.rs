@@ -17,7 +17,7 @@ use tokio::sync::OnceCell;
 
 use crate::{
     build::{
-        BuildError, Event, Facts, Kind, Layer, Progress, ResultId, StepId,
+        BuildError, CommonFacts, Event, Facts, Hit, Kind, Layer, Progress, ResultId, StepId,
         abort::Abort,
         assemble::{self, NewLayer},
         bases::ResolvedBases,
@@ -74,6 +74,8 @@ pub struct Engine {
     pub(super) recorder: Arc<Recorder>,
     pub(super) abort: Arc<Abort>,
     first_step: usize,
+    /// What of the request and the plan is in the keys of all steps.
+    common: CommonFacts,
     /// Vertices whose layers are in the result: their blobs are made while the build goes on.
     in_result: BTreeSet<VertexId>,
     realised: Vec<OnceCell<Result<Realised, BuildError>>>,
@@ -107,7 +109,9 @@ impl Engine {
         let records = plan.vertices.iter().map(|_| Mutex::default()).collect();
         let contents = Mutex::default();
         let World { request, services, inputs, progress, abort, recorder } = world;
+        let common = CommonFacts { epoch: plan.target.epoch, ..request.common_facts.clone() };
         Arc::new(Self {
+            common,
             plan,
             bases,
             abort,
@@ -138,6 +142,7 @@ impl Engine {
             let inputs: Vec<StepId> = vertex.inputs().into_iter().map(|id| self.step(id)).collect();
             self.progress.event(Event::Declared { step: self.step(VertexId(index)), name: &vertex.name, inputs: &inputs });
         }
+        self.note_plan();
         let target = &self.plan.target;
         let stack = match target.root {
             Some(root) => self.clone().realise(root).await?.stack,
@@ -145,7 +150,9 @@ impl Engine {
         };
         // Nobody looked into stages whose copies are cached: their steps are as cached as these.
         for (index, _) in self.realised.iter().enumerate().filter(|(_, realised)| realised.get().is_none()) {
-            self.progress.event(Event::Cached { step: self.step(VertexId(index)) });
+            let step = self.step(VertexId(index));
+            self.recorder.note_step(step, |report| report.hit = Some(Hit::Unneeded));
+            self.progress.event(Event::Cached { step });
         }
         let new = stack.iter().filter(|layer| layer.created().is_some());
         let new_layers = try_join_all(new.map(|layer| async {
@@ -235,13 +242,13 @@ impl Engine {
             false => self.definition_facts(id, &parent.result).await?,
         };
         if let Some(facts) = &by_definition
-            && let Some(record) = self.usable_record(&facts.key())?
+            && let Some((record, hit)) = self.usable_record(&facts.key(), Hit::Definition)?
         {
             self.note_record(id, &record, vec![facts.key()]);
             if stage_inputs(&vertex.op).is_empty() {
                 self.keep_facts_of_hit(id, facts);
             }
-            return Ok(self.cached(id, record, &parent));
+            return Ok(self.cached(id, record, &parent, &facts.key(), hit));
         }
         let inputs = stage_inputs(&vertex.op);
         try_join_all(inputs.iter().map(|input| self.clone().realise(*input))).await?;
@@ -249,11 +256,11 @@ impl Engine {
         let key = by_content.key();
         let _lease = self.lease(id, &key).await?;
         if !vertex.ignore_cache
-            && let Some(record) = self.usable_record(&key)?
+            && let Some((record, hit)) = self.usable_record(&key, Hit::Content)?
         {
             self.write_record(id, &parent.result, &key, &record, false).await?;
             self.keep_facts_of_hit(id, &by_content);
-            return Ok(self.cached(id, record, &parent));
+            return Ok(self.cached(id, record, &parent, &key, hit));
         }
         self.execute(id, parent, by_content).await
     }
@@ -261,24 +268,25 @@ impl Engine {
     /// Makes the step's layer and writes it down.
     async fn execute(self: &Arc<Self>, id: VertexId, parent: Realised, facts: Facts) -> Result<Realised, BuildError> {
         let step = self.step(id);
-        let started = Instant::now();
+        let ready_ms = self.recorder.ms_of(Instant::now());
         let key = facts.key();
         let layer = new_identity(&key);
-        self.recorder.note_step(step, |report| report.key = Some(key.clone()));
-        let result = {
+        self.recorder.note_step(step, |report| (report.key, report.ready_ms) = (Some(key.clone()), ready_ms));
+        let (result, duration) = {
             let _permit = self.services.parallel.acquire().await.expect("the semaphore is never closed");
             self.abort.check()?;
             self.tell_why(id, &facts);
+            let started = Instant::now();
             self.progress.event(Event::Started { step });
             let snapshot = SnapshotId::of_key("step", &layer);
-            match &self.plan.vertices[id.0].op {
+            let result = match &self.plan.vertices[id.0].op {
                 Op::Run(run) => self.execute_run(id, run, &parent, &snapshot).await,
                 Op::Copy(copy) => self.execute_copy(id, copy, &parent, &snapshot).await,
                 Op::Workdir(workdir) => self.execute_workdir(workdir, &parent, &snapshot).await,
                 Op::Image(_) => unreachable!("images are never executed"),
-            }
+            };
+            (result, started.elapsed())
         };
-        let duration = started.elapsed();
         if let Err(error) = result {
             self.progress.event(Event::Failed { step, error: &error.message, duration });
             return Err(error);
@@ -290,7 +298,8 @@ impl Engine {
         Ok(self.realised_from(id, record, &parent))
     }
 
-    fn cached(self: &Arc<Self>, id: VertexId, record: Record, parent: &Realised) -> Realised {
+    fn cached(self: &Arc<Self>, id: VertexId, record: Record, parent: &Realised, key: &str, hit: Hit) -> Realised {
+        self.recorder.note_step(self.step(id), |report| (report.key, report.hit) = (Some(key.to_owned()), Some(hit)));
         self.progress.event(Event::Cached { step: self.step(id) });
         self.realised_from(id, record, parent)
     }
@@ -315,22 +324,26 @@ impl Engine {
 
     /// The record of a key, whether or not its layer is still here.
     fn record(&self, key: &str) -> Result<Option<Record>, BuildError> {
-        let found = self.services.store.step(key).map_err(BuildError::store)?;
-        let found = found.and_then(|found| serde_json::from_str(&found.payload).ok());
-        Ok(found.or_else(|| self.remote_record(key)))
+        Ok(self.local_record(key)?.or_else(|| self.remote_record(key)))
     }
 
-    /// The record of a key, if its layer can still be had as this build would write it. What is found stays: the store
-    /// holds it until the build ends.
-    fn usable_record(&self, key: &str) -> Result<Option<Record>, BuildError> {
+    fn local_record(&self, key: &str) -> Result<Option<Record>, BuildError> {
+        let found = self.services.store.step(key).map_err(BuildError::store)?;
+        Ok(found.and_then(|found| serde_json::from_str(&found.payload).ok()))
+    }
+
+    /// The record of a key, if its layer can still be had as this build would write it; and how it was found, `hit` if it
+    /// is our own. What is found stays: the store holds it until the build ends.
+    fn usable_record(&self, key: &str, hit: Hit) -> Result<Option<(Record, Hit)>, BuildError> {
         let store = &self.services.store;
-        for record in self.record(key)?.into_iter().chain(self.remote_record(key)) {
+        let local = self.local_record(key)?.map(|record| (record, hit));
+        for (record, hit) in local.into_iter().chain(self.remote_record(key).map(|record| (record, Hit::Remote))) {
             let elsewhere = |descriptor: &_| self.services.remote.as_ref().is_some_and(|remote| remote.has(descriptor));
             let blobs = self.faithful(&record.blobs);
             let mut blobs = blobs.iter().map(|(_, layer)| &layer.descriptor);
             let has_blob = blobs.any(|blob| store.has_described(blob).unwrap_or(false) || elsewhere(blob));
             if has_blob || store.snapshot(&SnapshotId::of_key("step", &record.layer)).map_err(BuildError::store)?.is_some() {
-                return Ok(Some(record));
+                return Ok(Some((record, hit)));
             }
         }
         Ok(None)
@@ -455,7 +468,7 @@ impl Engine {
             contents.insert(name, content);
         }
         self.add_remote_contents(id, &mut contents).await?;
-        Ok(Some(facts(&self.plan.vertices[id.0], parent, &contents, &self.request.common_facts)))
+        Ok(Some(facts(&self.plan.vertices[id.0], parent, &contents, &self.common)))
     }
 
     /// Facts with every input taken by the digest of what is used of it.
@@ -469,7 +482,7 @@ impl Engine {
             contents.insert(name, content);
         }
         self.add_remote_contents(id, &mut contents).await?;
-        Ok(facts(&self.plan.vertices[id.0], parent, &contents, &self.request.common_facts))
+        Ok(facts(&self.plan.vertices[id.0], parent, &contents, &self.common))
     }
 
     /// Each input with the name of its fact.

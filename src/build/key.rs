@@ -22,6 +22,7 @@
 //! | `source N content`: names, types, modes, owners, sizes, links, xattrs, bytes of the used paths | | x | |
 //! | `destination`, `chown`, `chmod`, `link`, `parents`, `excludes` | | x | |
 //! | `path` | | | x |
+//! | `epoch`: `SOURCE_DATE_EPOCH`, the time of directories that are made | only as variable | x | x |
 //!
 //! Not in it: modification times of sources, proxy variables, addresses of --add-host, values of secrets and ssh
 //! agents, contents of cache mounts, time.
@@ -98,6 +99,8 @@ pub struct CommonFacts {
     pub hostname: String,
     /// Shm size and ulimits as text.
     pub resources: String,
+    /// `SOURCE_DATE_EPOCH`; without it made directories get the time of day.
+    pub epoch: Option<i64>,
 }
 
 /// The facts of a vertex. `parent` is its parent's result; `contents` gives the identity of each input's content by
@@ -108,8 +111,8 @@ pub fn facts(vertex: &Vertex, parent: &ResultId, contents: &BTreeMap<String, Str
     match &vertex.op {
         crate::plan::Op::Image(_) => facts.add("instruction", "FROM"),
         crate::plan::Op::Run(run) => run_facts(&mut facts, run, parent, contents, common),
-        crate::plan::Op::Copy(copy) => copy_facts(&mut facts, copy, parent, contents),
-        crate::plan::Op::Workdir(workdir) => workdir_facts(&mut facts, workdir, parent),
+        crate::plan::Op::Copy(copy) => copy_facts(&mut facts, copy, parent, contents, common),
+        crate::plan::Op::Workdir(workdir) => workdir_facts(&mut facts, workdir, parent, common),
     }
     facts.add("platform", vertex.platform.to_string());
     facts
@@ -118,7 +121,8 @@ pub fn facts(vertex: &Vertex, parent: &ResultId, contents: &BTreeMap<String, Str
 fn run_facts(facts: &mut Facts, run: &RunOp, parent: &ResultId, contents: &BTreeMap<String, String>, common: &CommonFacts) {
     // No `..`: a new field does not compile until it is decided whether it counts.
     let RunOp { args, env, proxy_env: _, cwd, user, mounts, network, script } = run;
-    let CommonFacts { hostname, resources } = common;
+    // The epoch is among the variables where the stage declares it; else the step can't see it.
+    let CommonFacts { hostname, resources, epoch: _ } = common;
     facts.add("instruction", "RUN");
     facts.add("parent", &parent.0);
     facts.add("command", json(args));
@@ -165,7 +169,7 @@ fn mount_options(kind: &MountKind) -> String {
     json(&kind)
 }
 
-fn copy_facts(facts: &mut Facts, copy: &CopyOp, parent: &ResultId, contents: &BTreeMap<String, String>) {
+fn copy_facts(facts: &mut Facts, copy: &CopyOp, parent: &ResultId, contents: &BTreeMap<String, String>, common: &CommonFacts) {
     let CopyOp { is_add, sources, destination, chown, chmod, link, parents, excludes } = copy;
     facts.add("instruction", if *is_add { "ADD" } else { "COPY" });
     if !link {
@@ -184,6 +188,7 @@ fn copy_facts(facts: &mut Facts, copy: &CopyOp, parent: &ResultId, contents: &BT
     facts.add("link", link.to_string());
     facts.add("parents", parents.to_string());
     facts.add("excludes", json(excludes));
+    epoch_fact(facts, common);
 }
 
 fn source_text(source: &CopySource) -> String {
@@ -195,12 +200,20 @@ fn source_text(source: &CopySource) -> String {
     }
 }
 
-fn workdir_facts(facts: &mut Facts, workdir: &WorkdirOp, parent: &ResultId) {
+fn workdir_facts(facts: &mut Facts, workdir: &WorkdirOp, parent: &ResultId, common: &CommonFacts) {
     let WorkdirOp { path, user } = workdir;
     facts.add("instruction", "WORKDIR");
     facts.add("parent", &parent.0);
     facts.add("path", path);
     facts.add("user", user);
+    epoch_fact(facts, common);
+}
+
+/// As in BuildKit another epoch is another result: what the step makes is dated with it, and later steps see that.
+fn epoch_fact(facts: &mut Facts, common: &CommonFacts) {
+    if let Some(seconds) = common.epoch {
+        facts.add("epoch", seconds.to_string());
+    }
 }
 
 fn json(value: &impl serde::Serialize) -> String {

@@ -6,7 +6,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::OnceCell;
@@ -39,6 +39,8 @@ pub struct Layer {
     directory: OnceCell<Result<PathBuf, BuildError>>,
     /// One cell for each way it is written.
     blobs: Mutex<Vec<(LayerPolicy, BlobCell)>>,
+    /// When packing it began and how long it took.
+    packed: Mutex<Option<(Instant, Duration)>>,
 }
 
 type BlobCell = Arc<OnceCell<Result<crate::oci::Layer, BuildError>>>;
@@ -76,7 +78,14 @@ impl Layer {
             let id = ChainId::on(chain.as_ref(), &layer.diff_id);
             let snapshot = SnapshotId::of_chain("base", &id);
             let origin = Origin::Base { layer: Box::new(layer.clone()), source: source.clone(), step };
-            stack.push(Arc::new(Self { snapshot, origin, below: stack.clone(), directory: OnceCell::new(), blobs: Mutex::default() }));
+            stack.push(Arc::new(Self {
+                snapshot,
+                origin,
+                below: stack.clone(),
+                directory: OnceCell::new(),
+                blobs: Mutex::default(),
+                packed: Mutex::default(),
+            }));
             chain = Some(id);
         }
         stack
@@ -85,7 +94,7 @@ impl Layer {
     /// The layer that a step made, now or in an earlier build.
     pub fn of_step(snapshot: SnapshotId, below: Stack, created: jiff::Timestamp, known: Vec<PolicyBlob>) -> Self {
         let origin = Origin::Step { known: Mutex::new(known), created };
-        Self { snapshot, origin, below, directory: OnceCell::new(), blobs: Mutex::default() }
+        Self { snapshot, origin, below, directory: OnceCell::new(), blobs: Mutex::default(), packed: Mutex::default() }
     }
 
     /// When its step ended; None for a layer of a base image.
@@ -102,6 +111,11 @@ impl Layer {
             Origin::Step { known, .. } => known.lock().expect("no holder panics").clone(),
             Origin::Base { .. } => Vec::new(),
         }
+    }
+
+    /// When this build packed it, and how long that took.
+    pub fn packed(&self) -> Option<(Instant, Duration)> {
+        *self.packed.lock().expect("no holder panics")
     }
 
     /// The layer of a base image as the image names it.
@@ -236,7 +250,9 @@ impl Layer {
         let upper = self.directory(services, progress).await?;
         let below = Box::pin(directories(&self.below, services, progress)).await?;
         let services = services.clone();
+        let started = Instant::now();
         let layer = blocking(move || pack_directory(&upper, &below, policy, &services)).await?;
+        *self.packed.lock().expect("no holder panics") = Some((started, started.elapsed()));
         if let Origin::Step { known, .. } = &self.origin {
             known.lock().expect("no holder panics").push((policy, layer.clone()));
         }

@@ -39,7 +39,7 @@ pub use layer::{Layer, short};
 pub use lock::{Lock, lock};
 pub use progress::{Event, OutputStream, Progress, Silent, StepId};
 pub use remote::{CacheEntry, RemoteCache};
-pub use report::{Report, StepReport, StepResult};
+pub use report::{Hit, Report, StepReport, StepResult, Transfer};
 pub use request::{CacheMode, ContextSource, LayerPolicy, Outcome, PlatformOutcome, PullPolicy, Request, Services};
 pub use sources::{SourceOptions, Sources, downloads_directory, repositories_directory};
 
@@ -102,6 +102,7 @@ async fn build_recorded(
 
 fn new_report(request: &Request, services: &Services) -> Report {
     Report {
+        format: report::FORMAT,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started: jiff::Timestamp::now(),
         dockerfile: request.dockerfile_name.clone(),

@@ -3,13 +3,17 @@
 
 use std::sync::Arc;
 
+use nix::sys::resource::UsageWho;
+
 use crate::{
     build::{
         BuildError, Event, Facts,
         engine::Engine,
         explain::{Why, explain},
+        recorder::usage,
         report::StepReport,
     },
+    dockerfile::position::LineIndex,
     plan::{Op, VertexId},
     sandbox::Exit,
     snapshot::copy::Listing,
@@ -103,13 +107,46 @@ impl Engine {
         });
     }
 
+    /// What is known of every step before anything is done.
+    pub(super) fn note_plan(&self) {
+        let lines = LineIndex::new(&self.request.dockerfile);
+        for (index, vertex) in self.plan.vertices.iter().enumerate() {
+            let inputs = vertex.inputs().into_iter().map(|id| self.step(id).0).collect();
+            let instruction = match &vertex.op {
+                Op::Image(_) => "FROM",
+                Op::Run(_) => "RUN",
+                Op::Copy(copy) if copy.is_add => "ADD",
+                Op::Copy(_) => "COPY",
+                Op::Workdir(_) => "WORKDIR",
+            };
+            self.recorder.note_step(self.step(VertexId(index)), |report| {
+                (report.stage, report.instruction, report.inputs) = (vertex.stage.clone(), instruction.to_owned(), inputs);
+                (report.line, report.platform) = (lines.line_of(vertex.span.start), vertex.platform.to_string());
+            });
+        }
+    }
+
+    /// What copying took, on the thread that does it.
+    pub(super) fn note_copy(&self, id: VertexId, before: (u64, u64, u64), bytes: u64) {
+        let after = usage(UsageWho::RUSAGE_THREAD);
+        let step = self.step(id);
+        self.recorder.note_copied(step, bytes);
+        self.recorder.note_step(step, |report| {
+            (report.user_us, report.system_us) = (after.0.saturating_sub(before.0), after.1.saturating_sub(before.1));
+        });
+    }
+
     /// Which layers the steps of the result became.
     pub(super) fn note_layers(&self) {
         for (index, vertex) in self.plan.vertices.iter().enumerate() {
             let id = VertexId(index);
-            self.recorder.note_step(self.step(id), |report| report.platform = vertex.platform.to_string());
             let Some(Ok(realised)) = self.realised_vertex(id) else { continue };
             let (Some(layer), false) = (realised.stack.last(), matches!(vertex.op, Op::Image(_))) else { continue };
+            if let Some((started, took)) = layer.packed() {
+                self.recorder.note_step(self.step(id), |report| {
+                    (report.pack_started_ms, report.pack_ms) = (Some(self.recorder.ms_of(started)), took.as_millis() as u64);
+                });
+            }
             if let Some((_, blob)) = layer.known_blobs().into_iter().find(|(policy, _)| *policy == self.request.layers) {
                 self.recorder.note_step(self.step(id), |report| {
                     report.bytes_out = blob.descriptor.size;

@@ -55,7 +55,7 @@ pub fn request(args: &BuildArgs, layers: LayerPolicy) -> Result<Request, Failure
         secrets: secrets(args)?,
         ssh: ssh(args)?,
         run_defaults,
-        common_facts: CommonFacts { hostname, resources },
+        common_facts: CommonFacts { hostname, resources, epoch: None },
         explain: args.explain,
         pull: pull_policy(args)?,
         lock: lock::read(args)?,

@@ -7,8 +7,14 @@ use clap::{Args, CommandFactory};
 use crate::cli::{args::Cli, failure::Failure};
 
 /// Topics and their texts.
-const TOPICS: [(&str, &str); 5] =
-    [("caches", CACHES), ("rungs", RUNGS), ("secrets", SECRETS), ("reproducibility", REPRODUCIBILITY), ("progress", PROGRESS)];
+const TOPICS: [(&str, &str); 6] = [
+    ("caches", CACHES),
+    ("rungs", RUNGS),
+    ("secrets", SECRETS),
+    ("reproducibility", REPRODUCIBILITY),
+    ("progress", PROGRESS),
+    ("report", REPORT),
+];
 
 const CACHES: &str = "\
 A step is not run again when all that it can see is as it was: its text after expansion, environment, user, directory,
@@ -74,10 +80,37 @@ rawjson: every object has `time` (RFC 3339) and `event`, and those about a step 
   built      digest, names, size_bytes, layers
 ";
 
+const REPORT: &str = "\
+Every build leaves a report and the whole output of its steps in the store: `rbuild logs --json [BUILD]` prints the
+report, `rbuild logs --list` the builds. Fields are only ever added; one with a new meaning raises `format` (now 1).
+Times are milliseconds after `started`.
+
+  format, id, version, started, duration_ms, succeeded, error, dockerfile, rung, platforms, notes
+  user_us, system_us, max_rss_kb     rbuild itself, without the processes of RUN
+  steps                              in the order of the plan
+
+Each step:
+  step, name, stage, instruction, line, platform
+  inputs            numbers of the steps whose results it needs
+  result            done, cached, failed, cancelled, running (given up), not-reached
+  hit               definition, content (an input stage was made anew with equal files), remote (--cache-from), unneeded
+                    (what copies from it is cached); null when it ran
+  why               reason, or differences: fact, before, now, and for content its files
+  key               its cache key
+  ready_ms          what it needs was there; from then it waited for one of the workers
+  started_ms, duration_ms, worker
+  bytes_in          pulled, or copied; transfers: what, started_ms, ended_ms, bytes
+  pack_started_ms, pack_ms           making its layer's blob, beside later steps
+  bytes_out, digest, diff_id         that blob
+  user_us, system_us, max_rss_kb     of its processes
+  output_bytes, log                  what it wrote; the file is below builds/ID of the store
+  notes, error
+";
+
 /// `rbuild help`.
 #[derive(Debug, Args, Clone)]
 pub struct HelpArgs {
-    /// A verb or a topic: caches, rungs, secrets, reproducibility, progress
+    /// A verb or a topic: caches, rungs, secrets, reproducibility, progress, report
     pub topic: Option<String>,
 }
 

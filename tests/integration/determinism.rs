@@ -103,3 +103,21 @@ fn verify_names_the_files_that_come_out_differently() {
     bed.run(&["verify", "bad"]).fails_with(1).says("/var/log/x.log: content").says("a log holds the time of the build");
     bed.run(&["verify", "good"]).fails_with(1).says("the Dockerfile is no longer the one");
 }
+
+/// BuildKit dates made directories with it too: another epoch is another result, not a hit.
+#[test]
+fn a_store_that_knows_another_epoch_gives_what_an_empty_one_does() {
+    let listing = |bed: &Bed, epoch: &str| {
+        bed.dockerfile("FROM scratch\nWORKDIR /w/deep\nCOPY one /made/one\nCOPY <<EOF /here\ntext\nEOF\n").file("one", "1");
+        bed.build(&["--build-arg", &format!("SOURCE_DATE_EPOCH={epoch}"), "-o", "type=tar,dest=../out/app.tar"]).succeeds();
+        crate::support::tool(std::process::Command::new("tar").args(["--utc", "-tvf"]).arg(bed.path("out/app.tar")))
+    };
+    let warm = Bed::caller();
+    for epoch in ["1000000000", "1500000000", "1000000000"] {
+        let cold = Bed::caller();
+        let (warm, cold) = (listing(&warm, epoch), listing(&cold, epoch));
+        let others = |text: &str| text.lines().filter(|line| !line.ends_with("made/one")).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(others(&warm), others(&cold), "{epoch}");
+        assert!(warm.contains(if epoch == "1500000000" { "2017-07-14" } else { "2001-09-09" }), "{warm}");
+    }
+}
