@@ -574,7 +574,7 @@ fn run_cases(filter: Option<&str>, rung: Option<Rung>) -> i32 {
     let who = if rustix::process::geteuid().is_root() { "root" } else { "a user" };
     let failed_probes = if rung.is_none() { probes() } else { 0 };
     let started = Instant::now();
-    let entered = sandbox::enter(&sandbox::Options { rung }).unwrap();
+    let entered = sandbox::enter(&sandbox::Options { rung, ..Default::default() }).unwrap();
     println!("as {who}: rung {}, {} ids, entered in {:?} {:?}", entered.rung, entered.ids, started.elapsed(), entered.reason);
     if entered.rung < Rung::Single {
         println!("  skipped: {:?}", entered.reason);
@@ -592,15 +592,17 @@ fn run_cases(filter: Option<&str>, rung: Option<Rung>) -> i32 {
 /// Doctor's view, before anything is entered.
 fn probes() -> i32 {
     let store = tempfile::tempdir().unwrap();
-    let gates = sandbox::probe(&sandbox::ProbeOptions { store: store.path().join("not/yet"), search_path: search_path() });
-    for gate in &gates {
+    let options = sandbox::ProbeOptions { store: store.path().join("not/yet"), search_path: search_path(), rung: None, runner: None };
+    let findings = sandbox::probe(&options);
+    let gates = &findings.gates;
+    for gate in gates {
         println!("  {} {:?}: {} -> {} {:?}", gate.name, gate.outcome, gate.said, gate.meaning, gate.fix);
     }
     let outcome = |name: &str| gates.iter().find(|gate| gate.name == name).map(|gate| gate.outcome);
-    let complete = ["userns", "subids", "newuidmap", "no_new_privs", "rung", "overlay", "disk"].iter().all(|name| outcome(name).is_some());
+    let complete = ["userns", "subids", "newuidmap", "no_new_privs", "overlay", "disk"].iter().all(|name| outcome(name).is_some());
     let left = fs::read_dir(store.path()).unwrap().count();
     println!("  probes: complete {complete}, {left} files left");
-    i32::from(!complete || left > 0 || rustix::process::geteuid().is_root() && outcome("rung") != Some(sandbox::Outcome::Open))
+    i32::from(!complete || left > 0 || rustix::process::geteuid().is_root() && findings.rung.as_deref() != Some("full"))
 }
 
 /// Does it all again as a user with subordinate ids, where there is such a user or one can be made.
@@ -643,7 +645,7 @@ fn again_as_user(filter: Option<&str>) -> i32 {
 
 /// `--try ROOT SCRIPT [USER]`: runs a script on a copy-on-write view of a tree, for trying things by hand.
 fn try_script(args: &[String], rung: Option<Rung>) -> i32 {
-    let entered = sandbox::enter(&sandbox::Options { rung }).unwrap();
+    let entered = sandbox::enter(&sandbox::Options { rung, ..Default::default() }).unwrap();
     let top = std::env::current_dir().unwrap();
     for directory in ["upper", "work"] {
         let _ = fs::create_dir(top.join(directory));

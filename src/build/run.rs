@@ -13,7 +13,7 @@ use crate::{
         layer::{blocking, directories},
     },
     plan::{Input, Mount, MountKind, NetworkMode, RunOp, VertexId},
-    sandbox::{self, Exit, RootFs, RunError, Spec, Stream},
+    sandbox::{self, Exit, RootFs, RunError, Rung, Spec, Stream},
     snapshot::{self, Snapshotter},
     store::{CacheMountLease, SnapshotDraft, SnapshotId},
 };
@@ -35,6 +35,7 @@ impl Engine {
         parent: &Realised,
         snapshot: &SnapshotId,
     ) -> Result<(), BuildError> {
+        refuse_without_rung()?;
         let lowers = directories(&parent.stack, &self.services, &self.progress).await?;
         let draft = self.services.store.new_snapshot().map_err(BuildError::store)?;
         let mut held = Held::default();
@@ -231,11 +232,23 @@ impl Engine {
     }
 }
 
-/// Whether the step's text holds a number that could be an id and is not mapped.
 fn store_error(error: snapshot::Error) -> BuildError {
     BuildError::new(Kind::Store, chain(&error))
 }
 
+/// On the lowest rung nothing is run.
+fn refuse_without_rung() -> Result<(), BuildError> {
+    if sandbox::current() > Rung::Copy {
+        return Ok(());
+    }
+    let refused = BuildError::new(Kind::Step, "this step cannot be run here: there is no user namespace and no chroot (the `copy` rung)");
+    Err(match sandbox::obstacle() {
+        Some(gate) => refused.with_hint(gate.to_string()),
+        None => refused.with_hint("--rung copy asked for it; `rbuild doctor` says which rungs there are"),
+    })
+}
+
+/// Whether the step's text holds a number that could be an id and is not mapped.
 fn names_id_above(op: &RunOp, highest: u32) -> bool {
     // A time is no id, and is in the environment of every reproducible build.
     let variables = op.env.iter().filter(|(name, _)| name != "SOURCE_DATE_EPOCH").map(|(_, value)| value);
@@ -287,6 +300,15 @@ fn run_error(spec: &Spec, error: &RunError) -> BuildError {
                 _ => failed,
             }
         }
-        _ => BuildError::new(Kind::Step, format!("process \"{}\" did not complete successfully: {}", spec.args.join(" "), chain(error))),
+        _ => {
+            let message = format!("process \"{}\" did not complete successfully: {}", spec.args.join(" "), chain(error));
+            let failed = BuildError::new(Kind::Step, message);
+            match error {
+                RunError::Init(sandbox::InitError::Setup { .. }) => {
+                    failed.with_hint("`rbuild doctor` tries what a step needs, one thing at a time")
+                }
+                _ => failed,
+            }
+        }
     }
 }

@@ -11,6 +11,9 @@ pub struct Cli {
     /// Where images, layers and caches are kept [default: $XDG_DATA_HOME/rbuild]
     #[arg(long, global = true, env = "RBUILD_STORE", value_name = "DIR", hide_env = false)]
     pub store: Option<PathBuf>,
+    /// Stand on this rung of the privilege ladder (`rbuild help rungs`)
+    #[arg(long, global = true, env = "RBUILD_RUNG", value_name = "auto|full|single|chroot|copy", default_value = "auto")]
+    pub rung: String,
     /// What to do; `build` when it is left out
     #[command(subcommand)]
     pub verb: Verb,
@@ -59,6 +62,8 @@ pub enum Verb {
     Logs(super::history::LogsArgs),
     /// Say why the steps of a build ran
     Why(super::history::WhyArgs),
+    /// Say what rbuild can do here, what stands in the way and what would help
+    Doctor(super::doctor::DoctorArgs),
     /// Log in to a registry
     Login(super::login::LoginArgs),
     /// Forget the login at a registry
@@ -277,12 +282,12 @@ pub fn with_default_verb(mut words: Vec<std::ffi::OsString>) -> Vec<std::ffi::Os
     let is_verb = |word: &str| {
         word == "help" || command.get_subcommands().any(|verb| verb.get_name() == word || verb.get_all_aliases().any(|alias| alias == word))
     };
-    // `--store DIR` may stand before the verb.
+    // `--store DIR` and `--rung RUNG` may stand before the verb.
     let mut index = 1;
     while let Some(word) = words.get(index).and_then(|word| word.to_str()) {
         match word {
-            "--store" => index += 2,
-            word if word.starts_with("--store=") => index += 1,
+            "--store" | "--rung" => index += 2,
+            word if word.starts_with("--store=") || word.starts_with("--rung=") => index += 1,
             _ => break,
         }
     }
@@ -310,6 +315,7 @@ mod tests {
         assert_eq!(words("rbuild -f x"), ["rbuild", "build", "-f", "x"]);
         assert_eq!(words("rbuild ."), ["rbuild", "build", "."]);
         assert_eq!(words("rbuild --store s -f x"), ["rbuild", "--store", "s", "build", "-f", "x"]);
+        assert_eq!(words("rbuild --rung=copy --store s ."), ["rbuild", "--rung=copy", "--store", "s", "build", "."]);
         assert_eq!(words("rbuild run i"), ["rbuild", "run", "i"]);
         assert_eq!(words("rbuild --help"), ["rbuild", "--help"]);
     }

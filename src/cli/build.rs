@@ -31,7 +31,7 @@ pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
     let (mode, reporter) = reporter(args)?;
     let after = shell::OnError::of(args)?;
     let mut request = request::request(args, wanted.first_form()?.policy)?;
-    let entered = services::enter()?;
+    let entered = services::enter(cli)?;
     let services = services::services(cli, &entered, environment::source_options(args.offline, &request.ssh, contexts::is_by_ssh(args)))?;
     let store = services.store.clone();
     let runtime = services::runtime()?;
@@ -50,6 +50,9 @@ pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
         provenance::mode(args)?;
         let started = jiff::Timestamp::now();
         watcher.look_at_args(&request);
+        if let Some(text) = services::rung_note(&entered) {
+            build::Progress::event(&*steps, build::Event::Note { step: None, text: &text });
+        }
         let shown = request.clone();
         let caches = cache::Caches::open(args, &services, &steps).await?;
         let outcome = build_with_caches(request, caches.clone(), &services, &steps).await.map_err(|error| {

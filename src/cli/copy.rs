@@ -78,7 +78,7 @@ impl IntoLocation for (PathBuf, Option<String>) {
 /// Copies.
 pub fn copy(cli: &Cli, args: &CopyArgs) -> Result<ExitCode, Failure> {
     let (source, destination) = (Location::parse(&args.source)?, Location::parse(&args.destination)?);
-    let entered = services::enter()?;
+    let entered = services::enter(cli)?;
     let services = services::services(cli, &entered, Default::default())?;
     let hosts = [&source, &destination].into_iter().filter_map(|place| match place {
         Location::Registry(name) if args.insecure => Some(name.registry().to_owned()),

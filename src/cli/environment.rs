@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use crate::{build::SourceOptions, cli::failure::Failure, registry::ConfigPaths};
+use crate::{build::SourceOptions, cli::failure::Failure, registry::ConfigPaths, sandbox::Runner};
 
 /// Variables that git's process is told: where its programs are and how to get out.
 const GIT_VARIABLES: [&str; 12] = [
@@ -104,6 +104,15 @@ fn proxies() -> Vec<reqwest::Proxy> {
 fn certificates() -> Vec<reqwest::Certificate> {
     let text = variable("SSL_CERT_FILE").and_then(|path| std::fs::read(path).ok());
     text.and_then(|bytes| reqwest::Certificate::from_pem_bundle(&bytes).ok()).unwrap_or_default()
+}
+
+/// Who runs us, where it says so.
+pub fn runner() -> Option<Runner> {
+    match (variable("GITHUB_ACTIONS"), variable("GITLAB_CI")) {
+        (Some(_), _) => Some(Runner::GitHub),
+        (None, Some(_)) => Some(Runner::GitLab),
+        (None, None) => None,
+    }
 }
 
 /// The directories of PATH.

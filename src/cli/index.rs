@@ -59,7 +59,7 @@ pub fn index(cli: &Cli, args: &IndexArgs) -> Result<ExitCode, Failure> {
     let IndexVerb::Create(args) = &args.verb;
     let name: Reference = args.name.parse().map_err(|error| Failure::usage(format!("{error}")))?;
     let annotations = args.annotations.iter().map(|text| Annotation::parse_flag(text)).collect::<Result<Vec<_>, _>>()?.concat();
-    let entered = services::enter()?;
+    let entered = services::enter(cli)?;
     let services = services::services(cli, &entered, Default::default())?;
     let remote: Vec<Reference> = args.sources.iter().filter_map(|text| text.strip_prefix("docker://")?.parse().ok()).collect();
     let mut insecure: Vec<String> = remote.iter().chain([&name]).map(|name| name.registry().to_owned()).collect();

@@ -18,7 +18,7 @@ pub fn lock(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
     let path = path(args).ok_or_else(|| Failure::usage("a lock file stands beside a Dockerfile, and this context has none on disk"))?;
     let before = read(args)?.unwrap_or_default();
     let request = request::request(args, build::LayerPolicy::default())?;
-    let entered = services::enter()?;
+    let entered = services::enter(cli)?;
     let services = services::services(cli, &entered, environment::source_options(args.offline, &request.ssh, false))?;
     let runtime = services::runtime()?;
     let progress: Arc<dyn build::Progress> = Arc::new(build::Silent);

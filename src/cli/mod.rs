@@ -9,6 +9,7 @@ mod container;
 mod contexts;
 mod copy;
 mod diff;
+mod doctor;
 mod environment;
 mod failure;
 mod find;
@@ -94,6 +95,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Fsck(args) => upkeep::fsck(&cli, args),
         Verb::Logs(args) => history::logs(&cli, args),
         Verb::Why(args) => history::why(&cli, args),
+        Verb::Doctor(args) => doctor::doctor(&cli, args),
         Verb::Login(args) => login::login(args),
         Verb::Logout(args) => login::logout(args),
     }

@@ -42,7 +42,7 @@ pub fn push(cli: &Cli, args: &PushArgs) -> Result<ExitCode, Failure> {
     if names.len() > 1 && !others.is_empty() {
         return Err(Failure::usage("--as is for one image"));
     }
-    let entered = services::enter()?;
+    let entered = services::enter(cli)?;
     let services = services::services(cli, &entered, Default::default())?;
     let runtime = services::runtime()?;
     let place = Place::here();

@@ -27,7 +27,7 @@ fn start(cli: &Cli, args: &RunArgs) -> Result<ExitCode, Failure> {
     }
     let ports = args.publish.iter().map(|text| ports::parse(text)).collect::<Result<Vec<_>, _>>()?;
     let mounts = volumes(args)?;
-    let entered = services::enter()?;
+    let entered = services::enter(cli)?;
     let services = services::services(cli, &entered, crate::build::SourceOptions::default())?;
     let runtime = services::runtime()?;
     let (_, image) = find::image(&services.store, &args.image, None)?;

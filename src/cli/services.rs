@@ -6,7 +6,7 @@ use crate::{
     build::{Services, SourceOptions, Sources, chain},
     cli::{args::Cli, environment, failure::Failure},
     registry::{self, Client, ClientOptions, Configuration},
-    sandbox::{self, Cancel, Entered, Rung},
+    sandbox::{self, Cancel, EnterError, Entered, Rung},
     snapshot::{CompressPool, Ownership},
     store::Store,
 };
@@ -15,8 +15,37 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Enters the user namespace. The first thing a verb does that needs it: there must be one thread.
-pub fn enter() -> Result<Entered, Failure> {
-    sandbox::enter(&sandbox::Options::default()).map_err(|error| Failure::new(chain(&error)))
+pub fn enter(cli: &Cli) -> Result<Entered, Failure> {
+    let options = sandbox::Options { rung: rung(cli)?, runner: environment::runner() };
+    sandbox::enter(&options).map_err(|error| {
+        let hint = match &error {
+            EnterError::OutOfReach { obstacle, .. } => obstacle.as_ref().map(|gate| gate.to_string()),
+            EnterError::Broken(_) => Some("`rbuild doctor` tries every gate on its own".to_owned()),
+        };
+        hint.into_iter().fold(Failure::new(chain(&error)), Failure::with_hint)
+    })
+}
+
+/// `--rung`; None is the highest that there is.
+pub fn rung(cli: &Cli) -> Result<Option<Rung>, Failure> {
+    match cli.rung.as_str() {
+        "" | "auto" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| {
+            Failure::usage(format!("--rung {text} is unknown")).with_hint("auto, full, single, chroot or copy; see `rbuild help rungs`")
+        }),
+    }
+}
+
+/// What a build says of a rung that is not the highest; None where there is nothing to say.
+pub fn rung_note(entered: &Entered) -> Option<String> {
+    let meaning = match entered.rung {
+        Rung::Full => return None,
+        Rung::Single => "owners and ids are emulated",
+        Rung::Chroot => "steps run in a chroot without namespaces",
+        Rung::Copy => "no RUN can be run",
+    };
+    let reason = entered.reason.as_deref().unwrap_or("no reason known");
+    Some(format!("rung {}: {meaning} ({reason}); see `rbuild doctor`", entered.rung))
 }
 
 /// Opens store and client.

@@ -56,7 +56,7 @@ pub struct ShellArgs {
 /// `rbuild shell`.
 pub fn shell(cli: &Cli, args: &ShellArgs) -> Result<ExitCode, Failure> {
     let copies = args.copies.iter().map(|text| Copy::parse("--copy", text)).collect::<Result<Vec<_>, _>>()?;
-    let entered = services::enter()?;
+    let entered = services::enter(cli)?;
     let services = services::services(cli, &entered, SourceOptions::default())?;
     let runtime = services::runtime()?;
     let failed = FailedRun::all(&services.store).map_err(|error| Failure::new(error.message))?;

@@ -29,12 +29,16 @@ secrets and what is in cache mounts do not count.
 ";
 
 const RUNGS: &str = "\
-rbuild needs no root. It stands on the highest rung that the machine allows:
+rbuild needs no root. It stands on the highest rung that the machine allows, and a build says which one it is if it is not
+`full`. The same Dockerfile gives the same image on each that can run it:
 
   full      a user namespace with a range of ids: real owners, overlayfs
   single    a user namespace with one id: owners are written down beside the files, and chown, mknod and set*id answered
-  chroot    root in a plain container without namespaces
+  chroot    root in a plain container without namespaces and mounts: a private directory and chroot
   copy      nothing: COPY works, a RUN is refused with the reason
+
+  rbuild doctor           tries every gate, and says what would open those that are closed
+  --rung, RBUILD_RUNG     stand on this one, or fail
 
 For `full` an unprivileged user needs newuidmap (package `uidmap`) and a line in /etc/subuid and /etc/subgid.
 ";

@@ -46,7 +46,7 @@ pub struct FsckArgs {
 
 /// Tells what takes up how much.
 pub fn du(cli: &Cli, args: &DuArgs) -> Result<ExitCode, Failure> {
-    services::enter()?;
+    services::enter(cli)?;
     let store = services::open_store(cli)?;
     let usage = store.du().map_err(fail)?;
     let sources = sources(&store)?;
@@ -92,7 +92,7 @@ pub fn prune(cli: &Cli, args: &PruneArgs) -> Result<ExitCode, Failure> {
         None => None,
     };
     // As root of the namespace: files of mapped ids go too.
-    services::enter()?;
+    services::enter(cli)?;
     let store = services::open_store(cli)?;
     let mut removed = store.prune(&PruneOptions { all: args.all, older_than_seconds, keep_bytes }).map_err(fail)?;
     if keep_bytes.is_none() {
@@ -109,7 +109,7 @@ pub fn prune(cli: &Cli, args: &PruneArgs) -> Result<ExitCode, Failure> {
 
 /// Reads the whole store; the exit code says whether it is whole.
 pub fn fsck(cli: &Cli, args: &FsckArgs) -> Result<ExitCode, Failure> {
-    services::enter()?;
+    services::enter(cli)?;
     let store = services::open_store(cli)?;
     let problems = store.fsck().map_err(fail)?;
     let mut out = std::io::stdout().lock();

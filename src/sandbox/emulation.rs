@@ -17,6 +17,7 @@ use rustix::{
     mount::MountAttrFlags,
 };
 
+use super::probe;
 use crate::{oci::Platform, sys::mountns};
 
 /// How programs of a platform are run here.
@@ -78,12 +79,11 @@ pub fn prepare(platform: &Platform, search_path: &[PathBuf]) -> Result<Emulation
         (Err(_), Seen::Registered) => Ok(Emulation::Host),
         (Err(_), Seen::Nothing) => Ok(Emulation::Unseen),
         (Err(reason), Seen::Missing(why)) => {
-            let fix = if emulator.is_none() {
-                "apt-get install qemu-user-static"
-            } else {
-                "docker run --privileged --rm tonistiigi/binfmt --install all"
+            let fix = match emulator {
+                None => probe::emulators(),
+                Some(_) => "docker run --privileged --rm tonistiigi/binfmt --install all".to_owned(),
             };
-            Err(fail(format!("{reason}, and {why}"), Some(fix.into())))
+            Err(fail(format!("{reason}, and {why}"), Some(fix)))
         }
     }
 }

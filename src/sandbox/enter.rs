@@ -19,7 +19,10 @@ use nix::{
 };
 use rustix::process::DumpableBehavior;
 
-use super::idmap::{self, Range};
+use super::{
+    idmap::{self, Range},
+    probe::{self, Gate, Runner},
+};
 use crate::sys::{mountns, process};
 
 /// A step of the privilege ladder.
@@ -36,10 +39,12 @@ pub enum Rung {
 }
 
 /// What the caller wants of `enter`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
     /// Stand on this rung and no other.
     pub rung: Option<Rung>,
+    /// Who runs us, for advice.
+    pub runner: Option<Runner>,
 }
 
 /// Where rbuild stands.
@@ -51,13 +56,20 @@ pub struct Entered {
     pub reason: Option<String>,
     /// How many ids there are.
     pub ids: u64,
+    /// The gate that is closed, where one keeps us from a higher rung.
+    pub obstacle: Option<Gate>,
 }
 
-static CURRENT: OnceLock<Rung> = OnceLock::new();
+static CURRENT: OnceLock<Entered> = OnceLock::new();
 
 /// The rung on which `enter` has put this process.
-pub(super) fn current() -> Rung {
-    CURRENT.get().copied().unwrap_or(Rung::Full)
+pub fn current() -> Rung {
+    CURRENT.get().map_or(Rung::Full, |entered| entered.rung)
+}
+
+/// What keeps this process from a higher rung: the hint of every error that comes of it.
+pub fn obstacle() -> Option<&'static Gate> {
+    CURRENT.get()?.obstacle.as_ref()
 }
 
 /// Why rbuild cannot stand where it was told to.
@@ -70,6 +82,8 @@ pub enum EnterError {
         wanted: Rung,
         /// What stood in the way.
         reason: String,
+        /// The gate that is closed.
+        obstacle: Option<Box<Gate>>,
     },
     /// Entered halfway, where nothing works.
     #[error("entering the user namespace broke off: {0}")]
@@ -103,8 +117,8 @@ enum Maps {
     Direct(Vec<Range>, Vec<Range>),
     /// By the setuid helpers.
     Helpers(Vec<Range>, Vec<Range>),
-    /// One id, by ourselves from inside; with the reason for no more.
-    Own(String),
+    /// One id, by ourselves from inside; with the reason for no more and the gate that is closed.
+    Own(String, Option<Gate>),
 }
 
 /// The highest id of our user namespace that is mapped, with all below it.
@@ -121,38 +135,89 @@ pub fn highest_id() -> u32 {
 pub fn enter(options: &Options) -> Result<Entered, EnterError> {
     let entered = enter_rung(options)?;
     // Only the first call can have moved us.
-    let _ = CURRENT.set(entered.rung);
+    let _ = CURRENT.set(entered.clone());
     Ok(entered)
 }
 
 fn enter_rung(options: &Options) -> Result<Entered, EnterError> {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let lowest = match options.rung {
-        Some(rung @ (Rung::Chroot | Rung::Copy)) => return Ok(Entered { rung, reason: Some("as asked".into()), ids: 1 }),
-        Some(rung) => rung,
-        None => Rung::Copy,
+    let as_asked = || Some("as asked".to_owned());
+    let entered = match options.rung {
+        Some(Rung::Copy) => Entered { rung: Rung::Copy, reason: as_asked(), ids: 1, obstacle: None },
+        Some(Rung::Chroot) => stay_outside(uid, as_asked(), None),
+        Some(Rung::Single) => enter_namespace(&Maps::Own("as asked".into(), None), uid, gid, options.runner)?,
+        Some(Rung::Full) | None => {
+            let maps = choose_maps(uid, gid, options.runner);
+            match (options.rung, maps) {
+                (Some(wanted), Maps::Own(reason, obstacle)) => {
+                    return Err(EnterError::OutOfReach { wanted, reason, obstacle: obstacle.map(Box::new) });
+                }
+                (_, maps) => enter_namespace(&maps, uid, gid, options.runner)?,
+            }
+        }
     };
-    let maps = if options.rung == Some(Rung::Single) { Maps::Own("as asked".into()) } else { choose_maps(uid, gid) };
-    if let (Some(Rung::Full), Maps::Own(reason)) = (options.rung, &maps) {
-        return Err(EnterError::OutOfReach { wanted: Rung::Full, reason: reason.clone() });
+    match options.rung {
+        Some(wanted) if entered.rung < wanted => {
+            let Entered { reason, obstacle, .. } = entered;
+            Err(EnterError::OutOfReach { wanted, reason: reason.unwrap_or_default(), obstacle: obstacle.map(Box::new) })
+        }
+        _ => Ok(entered),
     }
-    let entered = match unshare_with(&maps, uid, gid) {
-        Ok(entered) => entered,
-        Err(Unshare::Refused(error)) => without_user_namespace(uid, &error),
-        Err(Unshare::Broken(reason)) => return Err(EnterError::Broken(reason)),
-    };
-    if entered.rung < lowest {
-        return Err(EnterError::OutOfReach { wanted: lowest, reason: entered.reason.unwrap_or_default() });
-    }
-    Ok(entered)
 }
 
-fn choose_maps(uid: u32, gid: u32) -> Maps {
+/// Whoever unshares cannot come back: what may fail is tried by a copy first.
+fn enter_namespace(maps: &Maps, uid: u32, gid: u32, runner: Option<Runner>) -> Result<Entered, EnterError> {
+    match try_user_namespace() {
+        Ok(()) => unshare_with(maps, uid, gid).map_err(EnterError::Broken),
+        Err(refused) => Ok(without_user_namespace(uid, &refused, runner)),
+    }
+}
+
+/// Why there is no user namespace in which we have rights.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// What was being done.
+    pub doing: &'static str,
+    /// What the kernel said.
+    pub error: io::Error,
+}
+
+/// Does in a copy of this process what `enter` does.
+pub(super) fn try_user_namespace() -> Result<(), Refused> {
+    const STAGES: [&str; 4] =
+        ["fork", "unshare(CLONE_NEWUSER | CLONE_NEWNS)", "write /proc/self/uid_map", "change mount propagation inside"];
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let refused = |stage: usize, error: io::Error| Refused { doing: STAGES[stage], error };
+    let (mut answer, mut tell) = io::pipe().map_err(|error| refused(0, error))?;
+    let child = process::fork(|| {
+        let stages: [&dyn Fn() -> io::Result<()>; 3] = [
+            &|| Ok(nix::sched::unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?),
+            &|| write_own_map(uid, gid),
+            &mountns::make_all_private,
+        ];
+        for (index, stage) in stages.iter().enumerate() {
+            if let Err(error) = stage() {
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                return i32::from(tell.write_all(&[index as u8 + 1, errno as u8]).is_err());
+            }
+        }
+        i32::from(tell.write_all(&[0, 0]).is_err())
+    });
+    child.and_then(|pid| process::wait_for(Some(pid))).map_err(|error| refused(0, error))?;
+    let mut told = [0; 2];
+    answer.read_exact(&mut told).map_err(|error| refused(0, error))?;
+    match told {
+        [0, _] => Ok(()),
+        [stage, errno] => Err(refused(usize::from(stage), io::Error::from_raw_os_error(errno.into()))),
+    }
+}
+
+fn choose_maps(uid: u32, gid: u32, runner: Option<Runner>) -> Maps {
     if uid == 0 {
         let read = |path: &str| fs::read_to_string(path).map(|text| idmap::identity(&text)).unwrap_or_default();
         let (uids, gids) = (read("/proc/self/uid_map"), read("/proc/self/gid_map"));
         return match idmap::size(&uids).min(idmap::size(&gids)) {
-            0 | 1 => Maps::Own("this container has one id only".into()),
+            0 | 1 => Maps::Own("this container has one id only".into(), Some(probe::subordinate_ids())),
             _ => Maps::Direct(uids, gids),
         };
     }
@@ -161,52 +226,49 @@ fn choose_maps(uid: u32, gid: u32) -> Maps {
     let (uids, gids) = (read("/etc/subuid"), read("/etc/subgid"));
     let missing = |path: &str| {
         let name = name.clone().unwrap_or_else(|| uid.to_string());
-        Maps::Own(format!("no range of ids for {name} in {path}"))
+        Maps::Own(format!("no range of ids for {name} in {path}"), Some(probe::subordinate_ids()))
     };
     match (uids.is_empty(), gids.is_empty()) {
         (true, _) => missing("/etc/subuid"),
         (_, true) => missing("/etc/subgid"),
-        _ if rustix::thread::no_new_privs().unwrap_or(false) => Maps::Own("no_new_privs is set: newuidmap has no power".into()),
+        _ if rustix::thread::no_new_privs().unwrap_or(false) => {
+            Maps::Own("no_new_privs is set: newuidmap has no power".into(), Some(probe::no_new_privs(runner)))
+        }
         _ => Maps::Helpers(idmap::delegated(uid, &uids), idmap::delegated(gid, &gids)),
     }
 }
 
-enum Unshare {
-    /// Nothing has changed.
-    Refused(io::Error),
-    /// We are inside without a usable map.
-    Broken(String),
-}
-
-fn unshare_with(maps: &Maps, uid: u32, gid: u32) -> Result<Entered, Unshare> {
+/// Moves us, for good; the error says in which state nothing works.
+fn unshare_with(maps: &Maps, uid: u32, gid: u32) -> Result<Entered, String> {
     let helper = match maps {
-        Maps::Own(_) => None,
-        _ => Some(Helper::start(maps).map_err(Unshare::Refused)?),
+        Maps::Own(..) => None,
+        _ => Some(Helper::start(maps).map_err(|error| format!("cannot start the helper that writes the id maps: {error}"))?),
     };
     let unshared = nix::sched::unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS);
-    let written = match (&unshared, helper) {
+    let written = match (unshared, helper) {
         (Err(error), helper) => {
             helper.map(|helper| helper.finish(false));
-            return Err(Unshare::Refused((*error).into()));
+            return Err(format!("a user namespace was refused on the second try: {error}"));
         }
-        (Ok(()), Some(helper)) => helper.finish(true),
+        (Ok(()), Some(helper)) => helper.finish(true).map_err(|reason| (reason.clone(), Some(probe::helper_failed(&reason)))),
         (Ok(()), None) => Err(match maps {
-            Maps::Own(reason) => reason.clone(),
-            _ => String::new(),
+            Maps::Own(reason, obstacle) => (reason.clone(), obstacle.clone()),
+            _ => unreachable!("only our own map needs no helper"),
         }),
     };
     let entered = match (written, maps) {
         (Ok(()), Maps::Direct(uids, gids) | Maps::Helpers(uids, gids)) => {
-            Entered { rung: Rung::Full, reason: None, ids: idmap::size(uids).min(idmap::size(gids)) }
+            Entered { rung: Rung::Full, reason: None, ids: idmap::size(uids).min(idmap::size(gids)), obstacle: None }
         }
         (result, _) => {
-            write_own_map(uid, gid).map_err(|error| Unshare::Broken(format!("cannot map our own id: {error}")))?;
-            Entered { rung: Rung::Single, reason: result.err(), ids: 1 }
+            write_own_map(uid, gid).map_err(|error| format!("cannot map our own id: {error}"))?;
+            let (reason, obstacle) = result.err().unzip();
+            Entered { rung: Rung::Single, reason, ids: 1, obstacle: obstacle.flatten() }
         }
     };
     // Entering may have taken our own /proc files away from us.
     let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable);
-    mountns::make_all_private().map_err(|error| Unshare::Broken(format!("cannot make mounts private: {error}")))?;
+    mountns::make_all_private().map_err(|error| format!("cannot make mounts private: {error}"))?;
     Ok(entered)
 }
 
@@ -223,18 +285,30 @@ fn write_own_map(uid: u32, gid: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Root that may mount needs no user namespace; root that may not can still chroot.
-fn without_user_namespace(uid: u32, error: &io::Error) -> Entered {
-    let reason = match error.raw_os_error() {
-        Some(libc::ENOSPC) => "user namespaces are used up (user.max_user_namespaces)".to_owned(),
-        Some(libc::EPERM | libc::EACCES) => format!("a new user namespace is refused: {error}"),
-        _ => format!("no user namespace: {error}"),
-    };
-    let ids = fs::read_to_string("/proc/self/uid_map").map(|text| idmap::size(&idmap::identity(&text))).unwrap_or(1);
+/// Root that may mount needs no user namespace.
+fn without_user_namespace(uid: u32, refused: &Refused, runner: Option<Runner>) -> Entered {
+    let obstacle = probe::user_namespace_refused(refused, runner);
     if uid == 0 && nix::sched::unshare(CloneFlags::CLONE_NEWNS).is_ok() && mountns::make_all_private().is_ok() {
-        return Entered { rung: Rung::Full, reason: None, ids };
+        let ids = fs::read_to_string("/proc/self/uid_map").map(|text| idmap::size(&idmap::identity(&text))).unwrap_or(1);
+        return Entered { rung: Rung::Full, reason: None, ids, obstacle: None };
     }
-    Entered { rung: if uid == 0 { Rung::Chroot } else { Rung::Copy }, reason: Some(reason), ids }
+    let reason = format!("no user namespace: {}: {}", refused.doing, probe::said(&refused.error));
+    stay_outside(uid, Some(reason), Some(obstacle))
+}
+
+/// Root that may not mount can still chroot.
+fn stay_outside(uid: u32, reason: Option<String>, obstacle: Option<Gate>) -> Entered {
+    let missing = if uid == 0 { probe::missing_for_chroot() } else { Some("only root may".to_owned()) };
+    match missing {
+        None => {
+            let ids = fs::read_to_string("/proc/self/uid_map").map(|text| idmap::size(&idmap::identity(&text))).unwrap_or(1);
+            Entered { rung: Rung::Chroot, reason, ids, obstacle }
+        }
+        Some(missing) => {
+            let reason = reason.into_iter().chain([format!("no chroot: {missing}")]).collect::<Vec<_>>().join("; ");
+            Entered { rung: Rung::Copy, reason: Some(reason), ids: 1, obstacle: obstacle.or_else(|| Some(probe::capabilities())) }
+        }
+    }
 }
 
 /// The process outside that writes our maps.
@@ -286,7 +360,7 @@ impl Helper {
 
 fn write_maps(maps: &Maps, pid: u32) -> Result<(), String> {
     match maps {
-        Maps::Own(_) => Ok(()),
+        Maps::Own(..) => Ok(()),
         Maps::Direct(uids, gids) => {
             let write = |name: &str, map: &[Range]| {
                 fs::write(format!("/proc/{pid}/{name}"), idmap::to_text(map)).map_err(|error| format!("cannot write {name}: {error}"))

@@ -27,10 +27,10 @@ mod stubs;
 pub mod user;
 
 pub use emulation::{Emulation, EmulationError};
-pub use enter::{EnterError, Entered, Options, Rung, enter, highest_id};
+pub use enter::{EnterError, Entered, Options, Rung, current, enter, highest_id, obstacle};
 pub use init::init_if_asked;
 pub use network::{DefaultNetwork, Published, default_network, publish};
 pub use outcome::{Exit, InitError, RunError};
-pub use probe::{Gate, Outcome, ProbeOptions, probe};
+pub use probe::{Findings, Gate, Outcome, ProbeOptions, Runner, probe};
 pub use run::{Cancel, Stream, run, run_attached};
 pub use spec::{Mount, MountKind, Network, RootFs, Source, Spec, Stdio, Ulimit};

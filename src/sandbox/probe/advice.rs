@@ -24,15 +24,32 @@ fn install_on(os_release: &str, (debian, fedora, alpine, arch): (&str, &str, &st
     }
 }
 
-/// Whether we seem to be in a container, and of what kind.
-pub fn container() -> Option<&'static str> {
+/// Who runs us, as far as it changes where a setting is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runner {
+    /// A job of GitHub Actions, in a container or not.
+    GitHub,
+    /// A job of GitLab CI.
+    GitLab,
+}
+
+/// What kind of container we seem to be in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Container {
+    Kubernetes,
+    Docker,
+    Podman,
+}
+
+/// The container that we seem to be in.
+pub fn container() -> Option<Container> {
     let exists = |path: &str| fs::exists(path).unwrap_or(false);
     if exists("/var/run/secrets/kubernetes.io") {
-        Some("kubernetes")
+        Some(Container::Kubernetes)
     } else if exists("/.dockerenv") {
-        Some("docker")
+        Some(Container::Docker)
     } else if exists("/run/.containerenv") {
-        Some("podman")
+        Some(Container::Podman)
     } else {
         None
     }
@@ -52,28 +69,56 @@ pub fn sysctl(name: &str) -> Option<String> {
 }
 
 /// What opens user namespaces here.
-pub fn user_namespaces() -> Option<String> {
-    if sysctl("user.max_user_namespaces").as_deref() == Some("0") {
+pub fn user_namespaces(runner: Option<Runner>) -> Option<String> {
+    let is = |name: &str, value: &str| sysctl(name).as_deref() == Some(value);
+    if is("user.max_user_namespaces", "0") {
         return Some("sudo sysctl -w user.max_user_namespaces=15000".into());
     }
-    if sysctl("kernel.unprivileged_userns_clone").as_deref() == Some("0") {
+    if is("kernel.unprivileged_userns_clone", "0") {
         return Some("sudo sysctl -w kernel.unprivileged_userns_clone=1".into());
     }
-    if sysctl("kernel.apparmor_restrict_unprivileged_userns").as_deref() == Some("1") {
-        let program = std::env::current_exe().map_or_else(|_| "/usr/bin/rbuild".into(), |path| path.display().to_string());
-        return Some(format!(
-            "printf 'abi <abi/4.0>,\\ninclude <tunables/global>\\nprofile rbuild {program} flags=(unconfined) {{ userns, }}\\n' | sudo tee \
-             /etc/apparmor.d/rbuild && sudo apparmor_parser -r /etc/apparmor.d/rbuild   # or: sudo sysctl -w \
-             kernel.apparmor_restrict_unprivileged_userns=0"
-        ));
-    }
-    match container() {
-        Some("kubernetes") => {
-            Some("spec: {hostUsers: false} (Kubernetes >= 1.33), or securityContext: {seccompProfile: {type: Unconfined}}".into())
+    let is_restricted = is("kernel.apparmor_restrict_unprivileged_userns", "1") && !rustix::process::geteuid().is_root();
+    match (container(), runner) {
+        (None, Some(Runner::GitHub)) if is_restricted => {
+            Some("- run: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0   # a step before rbuild".into())
         }
-        Some("docker") => Some("docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined ..".into()),
-        Some("podman") => Some("podman run --security-opt seccomp=unconfined ..".into()),
-        _ => None,
+        (None, _) if is_restricted => Some(app_armor_profile()),
+        (container, runner) => in_container(container, runner),
+    }
+}
+
+/// A profile that lets this program have user namespaces, as distributions ship them for browsers.
+fn app_armor_profile() -> String {
+    let program = std::env::current_exe().map_or_else(|_| "/usr/bin/rbuild".into(), |path| path.display().to_string());
+    format!(
+        "printf 'abi <abi/4.0>,\\ninclude <tunables/global>\\nprofile rbuild {program} flags=(unconfined) {{ userns, }}\\n' | sudo tee \
+         /etc/apparmor.d/rbuild && sudo apparmor_parser -r /etc/apparmor.d/rbuild"
+    )
+}
+
+fn in_container(container: Option<Container>, runner: Option<Runner>) -> Option<String> {
+    let fix = match (container?, runner) {
+        (Container::Kubernetes, _) => {
+            "spec: {hostUsers: false} (Kubernetes 1.33), or securityContext: {seccompProfile: {type: Unconfined}}"
+        }
+        (_, Some(Runner::GitLab)) => "config.toml: [runners.docker] security_opt = [\"seccomp=unconfined\", \"apparmor=unconfined\"]",
+        (_, Some(Runner::GitHub)) => "container: {options: --security-opt seccomp=unconfined --security-opt apparmor=unconfined}",
+        (Container::Docker, None) => "docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined ..",
+        (Container::Podman, None) => "podman run --security-opt seccomp=unconfined ..",
+    };
+    Some(fix.into())
+}
+
+/// What gives a root of a container the capabilities that it was started without.
+pub fn capability(names: &str, runner: Option<Runner>) -> String {
+    match (container(), runner) {
+        (Some(Container::Kubernetes), _) => format!("securityContext: {{runAsUser: 0, capabilities: {{add: [{names}]}}}}"),
+        (_, Some(Runner::GitLab)) => {
+            let quoted = names.split(", ").map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+            format!("config.toml: [runners.docker] cap_add = [{quoted}]")
+        }
+        (Some(Container::Podman), _) => format!("podman run --user 0 --cap-add {} ..", names.replace(", ", ",")),
+        _ => format!("docker run --user 0 --cap-add {} ..", names.replace(", ", " --cap-add ")),
     }
 }
 

@@ -11,10 +11,14 @@ use std::{
 use nix::sched::CloneFlags;
 use rustix::mount::MountAttrFlags;
 
-use super::{Gate, ProbeOptions, advice};
+use super::{
+    Findings, Gate, ProbeOptions,
+    advice::{self, Container, Runner},
+    said,
+};
 use crate::{
     sandbox::{
-        enter::{self, Rung},
+        enter::{self, EnterError, Rung},
         network::{self, DefaultNetwork},
     },
     sys::{
@@ -27,30 +31,68 @@ use crate::{
 const LITTLE_SPACE_BYTES: u64 = 2 << 30;
 
 /// Enters, then probes. The caller is a copy that ends afterwards.
-pub fn gates(options: &ProbeOptions) -> Vec<Gate> {
-    let gate = Gate::new("rung", "enter as a build would");
-    let entered = match enter::enter(&enter::Options::default()) {
+pub fn findings(options: &ProbeOptions) -> Findings {
+    let entered = match enter::enter(&enter::Options { rung: options.rung, runner: options.runner }) {
         Ok(entered) => entered,
-        Err(error) => return vec![gate.closed(error.to_string(), "no RUN", None)],
+        Err(error) => {
+            let obstacle = match &error {
+                EnterError::OutOfReach { obstacle, .. } => obstacle.as_deref().cloned(),
+                EnterError::Broken(_) => None,
+            };
+            return Findings { rung: None, reason: Some(error.to_string()), obstacle, gates: Vec::new() };
+        }
     };
-    let reason = entered.reason.clone().unwrap_or_default();
-    let rung = match entered.rung {
-        Rung::Full => gate.open(format!("full, {} ids", entered.ids), "everything works"),
-        Rung::Single => gate.detour(format!("single: {reason}"), "one id; owners are emulated", None),
-        Rung::Chroot => gate.detour(format!("chroot: {reason}"), "no namespaces, no mounts", advice::user_namespaces()),
-        Rung::Copy => gate.closed(format!("copy: {reason}"), "only stages without RUN can be built", advice::user_namespaces()),
-    };
-    let mut gates = vec![rung];
     let directory = probe_directory(&options.store);
+    let mut gates = Vec::new();
     if entered.rung >= Rung::Single {
         gates.extend([proc(), tmpfs(), overlay(&directory), binfmt(options)]);
     }
-    gates.extend([reflink(&directory), disk(&directory), cgroup()]);
+    if entered.rung == Rung::Chroot {
+        gates.push(devices(&directory, options.runner));
+    }
+    gates.extend([reflink(&directory), disk(&directory), cgroup(), tun()]);
     if entered.rung >= Rung::Single {
         // Last: it starts threads.
         gates.push(private_network());
     }
-    gates
+    Findings { rung: Some(entered.rung.to_string()), reason: entered.reason, obstacle: entered.obstacle, gates }
+}
+
+/// The `chroot` rung has no mounts: its /dev is made of device nodes.
+fn devices(directory: &Path, runner: Option<Runner>) -> Gate {
+    let gate = Gate::new("devices", &format!("mknod and open the null device in {}", directory.display()));
+    let tried = || -> io::Result<()> {
+        let top = tempfile::Builder::new().prefix(".rbuild-probe-").tempdir_in(directory)?;
+        let path = top.path().join("null");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::CharacterDevice, mode, rustix::fs::makedev(1, 3))?;
+        fs::OpenOptions::new().write(true).open(path).map(drop)
+    };
+    match tried() {
+        Ok(()) => gate.open("ok", "RUN has /dev/null and its kin"),
+        Err(error) if error.raw_os_error() == Some(libc::EACCES) => gate.closed(
+            said(&error),
+            "devices cannot be opened there (nodev): no RUN",
+            Some("put the store on a file system without nodev; RBUILD_STORE names the place".into()),
+        ),
+        Err(error) => gate.closed(said(&error), "no RUN without /dev/null", Some(advice::capability("MKNOD", runner))),
+    }
+}
+
+fn tun() -> Gate {
+    let gate = Gate::new("tun", "open /dev/net/tun");
+    match File::options().read(true).write(true).open("/dev/net/tun") {
+        Ok(_) => gate.open("ok", "pasta can make a network"),
+        Err(error) => {
+            let fix = match (error.raw_os_error(), advice::container()) {
+                (Some(libc::EACCES), _) => "sudo chmod 0666 /dev/net/tun",
+                (_, Some(Container::Kubernetes)) => "a device plugin that gives the pod /dev/net/tun",
+                (_, Some(_)) => "docker run --device /dev/net/tun ..",
+                (_, None) => "sudo modprobe tun",
+            };
+            gate.detour(said(&error), "no private network: RUN shares ours", Some(fix.into()))
+        }
+    }
 }
 
 /// The store, or the nearest directory above it that exists.
@@ -76,12 +118,12 @@ fn proc() -> Gate {
             "refused: parts of our own /proc are masked",
             "RUN sees the outer /proc",
             match advice::container() {
-                Some("kubernetes") => Some("securityContext: {procMount: Unmasked} (with hostUsers: false)".into()),
+                Some(Container::Kubernetes) => Some("securityContext: {procMount: Unmasked} (with hostUsers: false)".into()),
                 Some(_) => Some("docker run --security-opt systempaths=unconfined ..".into()),
                 None => None,
             },
         ),
-        Err(error) => gate.detour(error.to_string(), "RUN sees the outer /proc", None),
+        Err(error) => gate.detour(said(&error), "RUN sees the outer /proc", None),
     }
 }
 
@@ -89,7 +131,7 @@ fn tmpfs() -> Gate {
     let gate = Gate::new("tmpfs", "make a tmpfs");
     match mountns::new_filesystem("tmpfs", &[("size", "64k")], MountAttrFlags::empty()) {
         Ok(_) => gate.open("ok", "secrets stay in memory"),
-        Err(error) => gate.closed(error.to_string(), "no secret, tmpfs or heredoc mounts", None),
+        Err(error) => gate.closed(said(&error), "no secret, tmpfs or heredoc mounts", None),
     }
 }
 
@@ -115,7 +157,7 @@ fn overlay(directory: &Path) -> Gate {
                 "nfs" | "nfs4" | "cifs" => Some("put the store on a local disk; RBUILD_STORE names the place".to_owned()),
                 _ => None,
             };
-            gate.detour(format!("{error} (on {kind})"), "each step starts from a copy of its root", fix)
+            gate.detour(format!("{} (on {kind})", said(&error)), "each step starts from a copy of its root", fix)
         }
     }
 }
@@ -141,14 +183,14 @@ fn reflink(directory: &Path) -> Gate {
     };
     match tried() {
         Ok(()) => gate.open("ok", "copies share their blocks"),
-        Err(error) => gate.detour(error.to_string(), "copies cost time and space; only matters where overlay is closed", None),
+        Err(error) => gate.detour(said(&error), "copies cost time and space; only matters where overlay is closed", None),
     }
 }
 
 fn binfmt(options: &ProbeOptions) -> Gate {
     let gate = Gate::new("binfmt_misc", "binfmt_misc of our own, qemu in PATH, what the host has registered");
     let own = mountns::new_filesystem("binfmt_misc", &[], MountAttrFlags::empty());
-    let emulators: Vec<&str> = ["aarch64", "arm", "riscv64", "ppc64le", "s390x", "x86_64"]
+    let installed: Vec<&str> = ["aarch64", "arm", "riscv64", "ppc64le", "s390x", "x86_64"]
         .into_iter()
         .filter(|arch| options.find(&format!("qemu-{arch}-static")).is_some())
         .collect();
@@ -157,29 +199,32 @@ fn binfmt(options: &ProbeOptions) -> Gate {
     let said = format!(
         "own: {}; qemu here: {}; registered on the host: {host}",
         own.as_ref().map_or_else(ToString::to_string, |_| "ok".to_owned()),
-        if emulators.is_empty() { "none".to_owned() } else { emulators.join(" ") }
+        if installed.is_empty() { "none".to_owned() } else { installed.join(" ") }
     );
-    let install =
-        Some(format!("sudo {}", advice::install(("qemu-user-static", "qemu-user-static", "qemu-aarch64", "qemu-user-static-binfmt"))));
-    match (own.is_ok() && !emulators.is_empty(), host > 0) {
+    match (own.is_ok() && !installed.is_empty(), host > 0) {
         (true, _) => gate.open(said, "RUN for other platforms works without registration"),
         (false, true) => gate.open(said, "RUN works for the platforms that the host has registered"),
-        (false, false) => gate.detour(said, "RUN works for this machine's platform only", install),
+        (false, false) => gate.detour(said, "RUN works for this machine's platform only", Some(emulators())),
     }
+}
+
+/// How to get emulators of other processors.
+pub fn emulators() -> String {
+    format!("sudo {}", advice::install(("qemu-user-static", "qemu-user-static", "qemu-aarch64", "qemu-user-static-binfmt")))
 }
 
 fn disk(directory: &Path) -> Gate {
     let gate = Gate::new("disk", &format!("free space in {}", directory.display()));
     match rustix::fs::statvfs(directory) {
-        Err(error) => gate.closed(error.to_string(), "the store cannot be used", None),
+        Err(error) => gate.closed(said(&error.into()), "the store cannot be used", None),
         Ok(stat) => {
             let free = stat.f_bavail * stat.f_frsize;
-            let said = format!("{:.1} GB, {} inodes", free as f64 / 1e9, stat.f_favail);
+            let found = format!("{:.1} GB, {} inodes", free as f64 / 1e9, stat.f_favail);
             let few_inodes = stat.f_files > 0 && stat.f_favail < 100_000;
             if free < LITTLE_SPACE_BYTES || few_inodes {
-                gate.closed(said, "a build is likely to fill it", Some("rbuild prune, or RBUILD_STORE on a larger disk".into()))
+                gate.closed(found, "a build is likely to fill it", Some("rbuild prune, or RBUILD_STORE on a larger disk".into()))
             } else {
-                gate.open(said, "enough to start")
+                gate.open(found, "enough to start")
             }
         }
     }

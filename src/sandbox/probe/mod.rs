@@ -9,12 +9,18 @@ mod inside;
 mod outside;
 
 use std::{
+    fmt,
     io::{self, Read, Write},
     path::PathBuf,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+pub use advice::Runner;
+pub(super) use inside::emulators;
+pub(super) use outside::{capabilities, helper_failed, missing_for_chroot, no_new_privs, subordinate_ids, user_namespace_refused};
+
+use super::enter::Rung;
 use crate::sys::process;
 
 /// What to probe with.
@@ -24,6 +30,10 @@ pub struct ProbeOptions {
     pub store: PathBuf,
     /// Where programs are looked for: the directories of PATH.
     pub search_path: Vec<PathBuf>,
+    /// The rung that was asked for.
+    pub rung: Option<Rung>,
+    /// Who runs us, for advice.
+    pub runner: Option<Runner>,
 }
 
 impl ProbeOptions {
@@ -31,6 +41,19 @@ impl ProbeOptions {
     fn find(&self, name: &str) -> Option<PathBuf> {
         self.search_path.iter().map(|directory| directory.join(name)).find(|path| path.is_file())
     }
+}
+
+/// All that `doctor` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Findings {
+    /// The rung that a build would stand on; None where there is none.
+    pub rung: Option<String>,
+    /// Why it is not a higher one.
+    pub reason: Option<String>,
+    /// The gate that is in the way of a higher one.
+    pub obstacle: Option<Gate>,
+    /// Every gate, in the order in which a build meets them.
+    pub gates: Vec<Gate>,
 }
 
 /// How a gate was found.
@@ -80,25 +103,49 @@ impl Gate {
     }
 }
 
-/// Probes every gate.
-pub fn probe(options: &ProbeOptions) -> Vec<Gate> {
-    let mut gates = outside::gates(options);
-    match in_a_copy(|| inside::gates(options)) {
-        Ok(more) => gates.extend(more),
-        Err(error) => {
-            gates.push(Gate::new("rung", "enter as a build would").closed(error.to_string(), "the probes inside could not be made", None))
+impl fmt::Display for Gate {
+    /// One line, which is also the hint of the errors that a closed gate causes.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: {}: {}: {}", self.name, self.tried, self.said, self.meaning)?;
+        match &self.fix {
+            Some(fix) => write!(out, "; fix: {fix}"),
+            None => Ok(()),
         }
     }
-    gates
 }
 
-/// Lets a forked copy of us find gates; what it does to itself ends with it.
-fn in_a_copy(find: impl FnOnce() -> Vec<Gate>) -> io::Result<Vec<Gate>> {
+/// What the kernel said, by its name too.
+pub(super) fn said(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    match error.raw_os_error() {
+        Some(number) => format!("{:?} ({text})", nix::errno::Errno::from_raw(number)),
+        None => text.to_owned(),
+    }
+}
+
+/// Probes every gate.
+pub fn probe(options: &ProbeOptions) -> Findings {
+    let mut gates = outside::gates(options);
+    match in_a_copy(|| inside::findings(options)) {
+        Ok(found) => {
+            gates.extend(found.gates);
+            Findings { gates, ..found }
+        }
+        Err(error) => {
+            gates.push(Gate::new("inside", "enter as a build would").closed(said(&error), "the probes inside could not be made", None));
+            Findings { rung: None, reason: Some(error.to_string()), obstacle: None, gates }
+        }
+    }
+}
+
+/// Lets a forked copy of us find something; what it does to itself ends with it.
+fn in_a_copy<T: Serialize + DeserializeOwned>(find: impl FnOnce() -> T) -> io::Result<T> {
     let (mut reader, writer) = io::pipe()?;
     let mut writer = Some(writer);
     let child = process::fork(|| {
-        let gates = find();
-        let text = serde_json::to_vec(&gates).unwrap_or_default();
+        let found = find();
+        let text = serde_json::to_vec(&found).unwrap_or_default();
         i32::from(writer.take().is_none_or(|mut writer| writer.write_all(&text).is_err()))
     })?;
     drop(writer);
