@@ -144,7 +144,10 @@ fn enter_rung(options: &Options) -> Result<Entered, EnterError> {
     let as_asked = || Some("as asked".to_owned());
     let entered = match options.rung {
         Some(Rung::Copy) => Entered { rung: Rung::Copy, reason: as_asked(), ids: 1, obstacle: None },
-        Some(Rung::Chroot) => stay_outside(uid, as_asked(), None),
+        Some(Rung::Chroot) => {
+            let entered = stay_outside(uid, None, None);
+            Entered { reason: entered.reason.or_else(as_asked), ..entered }
+        }
         Some(Rung::Single) => enter_namespace(&Maps::Own("as asked".into(), None), uid, gid, options.runner)?,
         Some(Rung::Full) | None => {
             let maps = choose_maps(uid, gid, options.runner);
