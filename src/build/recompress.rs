@@ -17,7 +17,7 @@ impl Layer {
         services: &Services,
         progress: &Arc<dyn Progress>,
     ) -> Result<crate::oci::Layer, BuildError> {
-        let known = self.base_layer().map(|layer| format!("recompressed {} {compression:?}", layer.diff_id));
+        let known = self.base_layer().map(|layer| format!("recompressed {} {compression:?} {}", layer.diff_id, snapshot::LAYER_FORMAT));
         if let Some(key) = &known
             && let Some(record) = services.store.step(key).map_err(BuildError::store)?
             && let Ok(layer) = serde_json::from_str::<crate::oci::Layer>(&record.payload)

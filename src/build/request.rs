@@ -97,8 +97,11 @@ pub enum CacheMode {
 }
 
 /// How the layers of the result are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LayerPolicy {
+    /// The version of the bytes: what an earlier one wrote is not the blob that this one would write.
+    #[serde(default)]
+    pub format: u32,
     /// Times later than this are set to it (`rewrite-timestamp`).
     pub clamp_to: Option<i64>,
     /// Earlier times are set to it too (`--reproducible`).
@@ -106,6 +109,12 @@ pub struct LayerPolicy {
     pub all_times: bool,
     /// The compression.
     pub compression: crate::snapshot::Compression,
+}
+
+impl Default for LayerPolicy {
+    fn default() -> Self {
+        Self { format: crate::snapshot::LAYER_FORMAT, clamp_to: None, all_times: false, compression: Default::default() }
+    }
 }
 
 /// What a build works with. Cheap to clone.

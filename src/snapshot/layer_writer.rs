@@ -12,7 +12,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::compress::{Block, CompressPool, Compression, GZIP_HEADER};
+use super::compress::{CompressPool, Compression};
 use crate::oci::{DiffId, Digest, Sha256};
 
 /// Blocks that the hashing thread may lag behind.
@@ -38,7 +38,6 @@ pub struct LayerWriter<'a, W: Write> {
     compression: Compression,
     pool: &'a CompressPool,
     block: Vec<u8>,
-    before: Option<Arc<Vec<u8>>>,
     pending: VecDeque<Receiver<io::Result<Vec<u8>>>>,
     hasher: Hasher,
 }
@@ -46,12 +45,9 @@ pub struct LayerWriter<'a, W: Write> {
 impl<'a, W: Write> LayerWriter<'a, W> {
     /// Starts a blob.
     pub fn new(sink: W, compression: Compression, pool: &'a CompressPool) -> io::Result<Self> {
-        let mut sink = Hashing { inner: sink, hash: Sha256::new(), size_bytes: 0 };
-        if matches!(compression, Compression::Gzip(_)) {
-            sink.write_all(&GZIP_HEADER)?;
-        }
+        let sink = Hashing { inner: sink, hash: Sha256::new(), size_bytes: 0 };
         let block = Vec::with_capacity(compression.block_size());
-        Ok(Self { sink, compression, pool, block, before: None, pending: VecDeque::new(), hasher: Hasher::start()? })
+        Ok(Self { sink, compression, pool, block, pending: VecDeque::new(), hasher: Hasher::start()? })
     }
 
     /// Ends the blob; gives the sink back.
@@ -60,12 +56,7 @@ impl<'a, W: Write> LayerWriter<'a, W> {
         while !self.pending.is_empty() {
             self.write_next()?;
         }
-        let (hash, crc, uncompressed_bytes) = self.hasher.finish();
-        if matches!(self.compression, Compression::Gzip(_)) {
-            self.sink.write_all(&crc.to_le_bytes())?;
-            // The member's length counts modulo 2^32.
-            self.sink.write_all(&(uncompressed_bytes as u32).to_le_bytes())?;
-        }
+        let (hash, uncompressed_bytes) = self.hasher.finish();
         self.sink.flush()?;
         let Hashing { inner, hash: compressed, size_bytes } = self.sink;
         Ok((inner, LayerBlob { diff_id: DiffId(hash), digest: compressed.finish(), size_bytes, uncompressed_bytes }))
@@ -79,8 +70,7 @@ impl<'a, W: Write> LayerWriter<'a, W> {
         if self.compression == Compression::None {
             return self.sink.write_all(&data);
         }
-        let before = matches!(self.compression, Compression::Gzip(_)).then(|| self.before.replace(data.clone())).flatten();
-        self.pending.push_back(self.pool.submit(Block { data, before, is_last }, self.compression));
+        self.pending.push_back(self.pool.submit(data, self.compression));
         // What is ready goes out; when too much is under way, we wait for the oldest.
         while self.pending.len() > self.pool.depth() || self.pending.front().is_some_and(|first| !first.is_empty()) {
             self.write_next()?;
@@ -137,20 +127,19 @@ impl<W: Write> Write for Hashing<W> {
 #[derive(Debug)]
 struct Hasher {
     queue: Sender<Arc<Vec<u8>>>,
-    thread: JoinHandle<(Digest, u32, u64)>,
+    thread: JoinHandle<(Digest, u64)>,
 }
 
 impl Hasher {
     fn start() -> io::Result<Self> {
         let (queue, blocks) = crossbeam_channel::bounded::<Arc<Vec<u8>>>(HASH_QUEUE);
         let thread = std::thread::Builder::new().name("diff-id".to_owned()).spawn(move || {
-            let (mut hash, mut crc, mut size) = (Sha256::new(), flate2::Crc::new(), 0);
+            let (mut hash, mut size) = (Sha256::new(), 0);
             for block in blocks {
                 hash.update(&block);
-                crc.update(&block);
                 size += block.len() as u64;
             }
-            (hash.finish(), crc.sum(), size)
+            (hash.finish(), size)
         })?;
         Ok(Self { queue, thread })
     }
@@ -159,7 +148,7 @@ impl Hasher {
         self.queue.send(block).expect("the hashing thread lives as long as its queue");
     }
 
-    fn finish(self) -> (Digest, u32, u64) {
+    fn finish(self) -> (Digest, u64) {
         drop(self.queue);
         self.thread.join().expect("hashing does not panic")
     }

@@ -19,7 +19,7 @@ mod write_layer;
 
 pub use crate::oci::tar::{Decompressed, Encoding, Entry, EntryKind, Limits, TarReader, TarWriter, Timestamp, Xattrs, decompress};
 pub use apply::{ApplyOptions, ApplyReport, Ownership, apply_layer};
-pub use compress::{CompressPool, Compression};
+pub use compress::{CompressPool, Compression, LAYER_FORMAT};
 pub use diff::{Change, ChangeKind, diff_overlay, diff_trees};
 pub use error::Error;
 pub use flatten::{copy_merged, write_merged};
