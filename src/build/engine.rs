@@ -46,7 +46,7 @@ pub struct Realised {
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub(super) struct Record {
     /// Identity of the layer that it made.
-    layer: String,
+    pub(super) layer: String,
     /// When it was made.
     created: jiff::Timestamp,
     /// Its blobs, by the way they are written.
@@ -318,7 +318,7 @@ impl Engine {
         Realised { result: parent.result.with_layer(&record.layer), stack: Arc::new(stack) }
     }
 
-    fn is_link(&self, id: VertexId) -> bool {
+    pub(super) fn is_link(&self, id: VertexId) -> bool {
         matches!(&self.plan.vertices[id.0].op, Op::Copy(copy) if copy.link)
     }
 
@@ -334,7 +334,7 @@ impl Engine {
 
     /// The record of a key, if its layer can still be had as this build would write it; and how it was found, `hit` if it
     /// is our own. What is found stays: the store holds it until the build ends.
-    fn usable_record(&self, key: &str, hit: Hit) -> Result<Option<(Record, Hit)>, BuildError> {
+    pub(super) fn usable_record(&self, key: &str, hit: Hit) -> Result<Option<(Record, Hit)>, BuildError> {
         let store = &self.services.store;
         let local = self.local_record(key)?.map(|record| (record, hit));
         for (record, hit) in local.into_iter().chain(self.remote_record(key).map(|record| (record, Hit::Remote))) {
@@ -454,7 +454,7 @@ impl Engine {
     }
 
     /// Facts with input stages taken by their results; None while one has none.
-    async fn definition_facts(self: &Arc<Self>, id: VertexId, parent: &ResultId) -> Result<Option<Facts>, BuildError> {
+    pub(super) async fn definition_facts(self: &Arc<Self>, id: VertexId, parent: &ResultId) -> Result<Option<Facts>, BuildError> {
         let mut contents = BTreeMap::new();
         for (name, input) in self.named_inputs(id) {
             let content = match &input {
@@ -518,7 +518,7 @@ impl Engine {
 }
 
 /// The stages that an operation reads beside its parent.
-fn stage_inputs(op: &Op) -> Vec<VertexId> {
+pub(super) fn stage_inputs(op: &Op) -> Vec<VertexId> {
     let mut list: Vec<VertexId> = match op {
         Op::Image(_) | Op::Workdir(_) => Vec::new(),
         Op::Copy(copy) => {
@@ -541,7 +541,7 @@ fn stage_inputs(op: &Op) -> Vec<VertexId> {
     list
 }
 
-fn base_result(image: &crate::oci::Image) -> ResultId {
+pub(super) fn base_result(image: &crate::oci::Image) -> ResultId {
     match crate::oci::ChainId::of(&image.config.rootfs.diff_ids) {
         Some(chain) => ResultId(format!("chain:{chain}")),
         None => ResultId::scratch(),

@@ -84,6 +84,12 @@ impl Recorder {
         Self { inner, directory: directory.ok(), started: Instant::now(), state: Mutex::new(state) }
     }
 
+    /// Keeps nothing.
+    pub fn forgetful(inner: Arc<dyn Progress>) -> Self {
+        let state = State { is_written: true, report: Report::default(), steps: BTreeMap::new(), workers: Vec::new() };
+        Self { inner, directory: None, started: Instant::now(), state: Mutex::new(state) }
+    }
+
     /// Adds to what is known of a step.
     pub fn note_step(&self, step: StepId, note: impl FnOnce(&mut StepReport)) {
         let mut state = self.state.lock().expect("no recorder panics");

@@ -24,6 +24,8 @@ pub struct Cli {
 pub enum Verb {
     /// Build an image from a Dockerfile (the verb may be left out)
     Build(Box<BuildArgs>),
+    /// Show what a build would do: stages, steps, what is cached; as text, JSON, SVG or for Graphviz
+    Plan(Box<super::plan::PlanArgs>),
     /// Run a command in an image of the store
     Run(RunArgs),
     /// Open a shell where a step failed, or in an image

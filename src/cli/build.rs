@@ -91,7 +91,8 @@ pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn wanted(args: &BuildArgs) -> Result<write::Wanted, Failure> {
+/// What the flags want of the result.
+pub fn wanted(args: &BuildArgs) -> Result<write::Wanted, Failure> {
     let outputs = outputs(args)?;
     let is_files = |output: &OutputSpec| matches!(output.kind, OutputKind::Local | OutputKind::Tar);
     if args.iidfile.is_some() && outputs.iter().any(is_files) {

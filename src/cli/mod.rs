@@ -22,6 +22,7 @@ mod lock;
 mod login;
 mod outputs;
 mod parse;
+mod plan;
 mod ports;
 mod progress;
 mod provenance;
@@ -72,6 +73,7 @@ pub fn main() -> ExitCode {
 fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     match &cli.verb {
         Verb::Build(args) => build::build(&cli, args),
+        Verb::Plan(args) => plan::plan(&cli, args),
         Verb::Parse(args) => parse::parse(args),
         Verb::Help(args) => topics::help(args),
         Verb::Completions(args) => topics::completions(args),

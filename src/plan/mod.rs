@@ -12,7 +12,7 @@ mod lower;
 mod options;
 mod stages;
 
-pub use facts::{predefined_args, stage_bases};
+pub use facts::{StageFacts, predefined_args, stage_bases, stage_facts};
 pub use graph::{
     BaseKey, BaseSource, CacheSharing, CopyOp, CopySource, HistoryEntry, Input, Mount, MountKind, NetworkMode, Op, Plan, RunOp, Script,
     SourceFrom, Target, Vertex, VertexId, WorkdirOp,

@@ -40,7 +40,7 @@ pub(super) struct Node {
     /// A named context of its own name stands for the whole stage.
     pub replaced: bool,
     triggers_read: bool,
-    dependencies: BTreeSet<NodeId>,
+    pub dependencies: BTreeSet<NodeId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
