@@ -17,6 +17,9 @@ pub struct Cli {
     /// What to do; `build` when it is left out
     #[command(subcommand)]
     pub verb: Verb,
+    /// What `rbuild kaniko` says of registries.
+    #[arg(skip)]
+    pub registries: super::services::RegistryAdjustments,
 }
 
 /// The verbs.
@@ -76,6 +79,8 @@ pub enum Verb {
     Completions(super::topics::CompletionsArgs),
     /// Write man pages
     Man(super::topics::ManArgs),
+    /// Build with the flags of kaniko's executor
+    Kaniko(super::kaniko::KanikoArgs),
     /// Print the tree of a Dockerfile as JSON
     Parse(ParseArgs),
 }
@@ -284,6 +289,11 @@ pub fn with_default_verb(mut words: Vec<std::ffi::OsString>) -> Vec<std::ffi::Os
     let is_verb = |word: &str| {
         word == "help" || command.get_subcommands().any(|verb| verb.get_name() == word || verb.get_all_aliases().any(|alias| alias == word))
     };
+    // A link with the name that kaniko's image gives its program stands in for it.
+    if words.first().is_some_and(|program| std::path::Path::new(program).file_name().is_some_and(|name| name == "executor")) {
+        words.insert(1, "kaniko".into());
+        return words;
+    }
     // `--store DIR` and `--rung RUNG` may stand before the verb.
     let mut index = 1;
     while let Some(word) = words.get(index).and_then(|word| word.to_str()) {
@@ -320,6 +330,7 @@ mod tests {
         assert_eq!(words("rbuild --rung=copy --store s ."), ["rbuild", "--rung=copy", "--store", "s", "build", "."]);
         assert_eq!(words("rbuild run i"), ["rbuild", "run", "i"]);
         assert_eq!(words("rbuild --help"), ["rbuild", "--help"]);
+        assert_eq!(words("/kaniko/executor --no-push"), ["/kaniko/executor", "kaniko", "--no-push"]);
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod history;
 mod images;
 mod index;
 mod inspect;
+mod kaniko;
 mod lint;
 mod lock;
 mod login;
@@ -78,6 +79,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Help(args) => topics::help(args),
         Verb::Completions(args) => topics::completions(args),
         Verb::Man(args) => topics::man(args),
+        Verb::Kaniko(args) => kaniko::kaniko(&cli, args),
         Verb::Run(args) => run::run(&cli, args),
         Verb::Shell(args) => shell::shell(&cli, args),
         Verb::Images(args) => images::images(&cli, args),

@@ -1,6 +1,10 @@
 //! What a verb works with: the user namespace, the store, the registry client, the runtime.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     build::{Services, SourceOptions, Sources, chain},
@@ -52,7 +56,7 @@ pub fn rung_note(entered: &Entered) -> Option<String> {
 pub fn services(cli: &Cli, entered: &Entered, sources: SourceOptions) -> Result<Services, Failure> {
     let open_files = crate::sys::limits::raise_open_files();
     let store = open_store(cli)?;
-    let client = client(&[])?;
+    let client = cli.registries.client()?;
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
     let cancel = Cancel::new().map_err(|error| Failure::new(format!("cannot prepare for running steps: {error}")))?;
     Ok(Services {
@@ -69,6 +73,39 @@ pub fn services(cli: &Cli, entered: &Entered, sources: SourceOptions) -> Result<
         rung: entered.rung.to_string(),
         pool: Arc::new(CompressPool::new(threads)),
     })
+}
+
+/// What the command line says of registries, over the user's files.
+#[derive(Debug, Clone, Default)]
+pub struct RegistryAdjustments {
+    /// Registries reached by plain http or unverified TLS; `*` is all.
+    pub insecure: Vec<String>,
+    /// Texts in the form of `registries.conf`.
+    pub texts: Vec<String>,
+    /// PEM files of authorities.
+    pub authorities: Vec<PathBuf>,
+    /// Files in the form of docker's `config.json`.
+    pub credentials: Vec<PathBuf>,
+}
+
+impl RegistryAdjustments {
+    fn client(&self) -> Result<Client, Failure> {
+        let mut configuration = configuration()?;
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(path).map_err(|error| Failure::new(format!("cannot read {}: {error}", path.display())))
+        };
+        for text in &self.texts {
+            configuration.add_registries(text).map_err(Failure::usage)?;
+        }
+        for path in &self.credentials {
+            configuration.add_credentials(&read(path)?).map_err(|reason| Failure::new(format!("{}: {reason}", path.display())))?;
+        }
+        for path in &self.authorities {
+            configuration.add_authorities(read(path)?.into_bytes());
+        }
+        self.insecure.iter().for_each(|host| configuration.mark_insecure(host));
+        Ok(Client::new(configuration, ClientOptions::default()))
+    }
 }
 
 /// What the user's files say about registries.

@@ -159,7 +159,8 @@ impl Entry {
 fn covers(prefix: &str, name: &str) -> bool {
     if let Some(domain) = prefix.strip_prefix('*') {
         let host = name.split('/').next().unwrap_or(name);
-        return domain.starts_with('.') && host.split(':').next().is_some_and(|host| host.ends_with(domain));
+        // `*` alone is what a command line says of all registries; the file format has no such prefix.
+        return domain.is_empty() || domain.starts_with('.') && host.split(':').next().is_some_and(|host| host.ends_with(domain));
     }
     name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
