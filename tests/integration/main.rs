@@ -13,6 +13,7 @@ mod disk;
 mod evil_layers;
 mod examples;
 mod faults;
+mod kaniko;
 mod kills;
 mod outputs;
 mod platforms;
