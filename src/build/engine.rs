@@ -51,6 +51,9 @@ pub(super) struct Record {
     created: jiff::Timestamp,
     /// Its blobs, by the way they are written.
     pub(super) blobs: Vec<PolicyBlob>,
+    /// Names of the secrets that these blobs were searched for.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) searched: BTreeSet<String>,
 }
 
 /// What the engines of all platforms share.
@@ -156,7 +159,10 @@ impl Engine {
         }
         let new = stack.iter().filter(|layer| layer.created().is_some());
         let new_layers = try_join_all(new.map(|layer| async {
-            let blob = layer.blob(self.request.layers, &self.services, &self.progress).await?;
+            let blob = match self.vertex_of(layer) {
+                Some(id) => self.blob(id, layer).await?,
+                None => layer.blob(self.request.layers, &self.services, &self.progress).await?,
+            };
             Ok::<_, BuildError>(NewLayer { layer: blob, created: layer.created().unwrap_or_default() })
         }));
         let new_layers = new_layers.await?;
@@ -168,6 +174,7 @@ impl Engine {
         };
         let base = target.base.as_ref().and_then(|key| self.bases.get(key));
         let image = assemble::assemble(target, base.map(|found| &found.base), &new_layers);
+        self.refuse_secrets(&image.config)?;
         let base = target.base.as_ref().zip(base).map(|(key, found)| (key.to_string(), found.base.digest.clone()));
         Ok(PlatformOutcome { platform: target.platform.clone(), image, stack: stack.to_vec(), cache, epoch: target.epoch, base })
     }
@@ -292,7 +299,7 @@ impl Engine {
             return Err(error);
         }
         self.progress.event(Event::Finished { step, duration });
-        let record = Record { layer, created: jiff::Timestamp::now(), blobs: Vec::new() };
+        let record = Record { layer, created: jiff::Timestamp::now(), blobs: Vec::new(), searched: BTreeSet::new() };
         self.write_record(id, &parent.result, &key, &record, true).await?;
         self.keep_facts(id, &facts);
         Ok(self.realised_from(id, record, &parent))
@@ -306,12 +313,13 @@ impl Engine {
 
     fn realised_from(self: &Arc<Self>, id: VertexId, record: Record, parent: &Realised) -> Realised {
         let below = if self.is_link(id) { Stack::new() } else { parent.stack.to_vec() };
-        let layer =
-            Arc::new(Layer::of_step(SnapshotId::of_key("step", &record.layer), below, record.created, self.faithful(&record.blobs)));
+        let blobs = self.faithful(&record.blobs);
+        let snapshot = SnapshotId::of_key("step", &record.layer);
+        let layer = Arc::new(Layer::of_step(snapshot, below, record.created, blobs, record.searched.clone()));
         if self.in_result.contains(&id) && !record.blobs.iter().any(|(policy, _)| *policy == self.request.layers) {
             // Packed in the background of the next step; whoever needs the blob waits on the same cell.
             let (layer, this) = (layer.clone(), self.clone());
-            tokio::spawn(async move { layer.blob(this.request.layers, &this.services, &this.progress).await });
+            tokio::spawn(async move { this.blob(id, &layer).await });
         }
         let mut stack = parent.stack.to_vec();
         stack.push(layer);
@@ -402,7 +410,9 @@ impl Engine {
             let Some(Ok(realised)) = self.realised[id.0].get() else { continue };
             let Some(layer) = realised.stack.last() else { continue };
             let Some((mut record, keys)) = self.records[id.0].lock().expect("no holder panics").clone() else { continue };
-            let mut is_new = false;
+            let searched = layer.searched();
+            let mut is_new = !searched.is_subset(&record.searched);
+            record.searched.extend(searched);
             for blob in layer.known_blobs() {
                 if !record.blobs.contains(&blob) {
                     record.blobs.retain(|(policy, _)| *policy != blob.0);

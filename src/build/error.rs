@@ -33,6 +33,8 @@ pub enum Kind {
     Base,
     /// A RUN ended with this code.
     Run(i32),
+    /// A secret would have left.
+    Secret,
     /// A step failed otherwise.
     Step,
     /// The store failed.

@@ -2,6 +2,7 @@
 //! A fully cached build needs neither directories nor base blobs.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::Write,
     path::{Path, PathBuf},
@@ -16,6 +17,7 @@ use crate::{
         BuildError, Event, Kind, Progress, StepId,
         error::chain,
         request::{LayerPolicy, Services},
+        secrets::{self, Searching, Secrets},
     },
     oci::{ChainId, Descriptor, Digest, Reference},
     snapshot::{self, ApplyOptions, TimestampPolicy},
@@ -49,7 +51,7 @@ type BlobCell = Arc<OnceCell<Result<crate::oci::Layer, BuildError>>>;
 #[allow(clippy::large_enum_variant)]
 enum Origin {
     Base { layer: Box<crate::oci::Layer>, source: BlobSource, step: StepId },
-    Step { known: Mutex<Vec<PolicyBlob>>, created: jiff::Timestamp },
+    Step { known: Mutex<Vec<PolicyBlob>>, searched: Mutex<BTreeSet<String>>, created: jiff::Timestamp },
 }
 
 /// Where the blob of a base layer can be had.
@@ -91,9 +93,16 @@ impl Layer {
         stack
     }
 
-    /// The layer that a step made, now or in an earlier build.
-    pub fn of_step(snapshot: SnapshotId, below: Stack, created: jiff::Timestamp, known: Vec<PolicyBlob>) -> Self {
-        let origin = Origin::Step { known: Mutex::new(known), created };
+    /// The layer that a step made, now or in an earlier build. `searched` are the names of the secrets that its blobs were
+    /// searched for.
+    pub fn of_step(
+        snapshot: SnapshotId,
+        below: Stack,
+        created: jiff::Timestamp,
+        known: Vec<PolicyBlob>,
+        searched: BTreeSet<String>,
+    ) -> Self {
+        let origin = Origin::Step { known: Mutex::new(known), searched: Mutex::new(searched), created };
         Self { snapshot, origin, below, directory: OnceCell::new(), blobs: Mutex::default(), packed: Mutex::default() }
     }
 
@@ -116,6 +125,20 @@ impl Layer {
     /// When this build packed it, and how long that took.
     pub fn packed(&self) -> Option<(Instant, Duration)> {
         *self.packed.lock().expect("no holder panics")
+    }
+
+    /// The names of the secrets that this step's layer was searched for.
+    pub fn searched(&self) -> BTreeSet<String> {
+        match &self.origin {
+            Origin::Step { searched, .. } => searched.lock().expect("no holder panics").clone(),
+            Origin::Base { .. } => BTreeSet::new(),
+        }
+    }
+
+    fn note_searched(&self, secrets: &Secrets) {
+        if let Origin::Step { searched, .. } = &self.origin {
+            searched.lock().expect("no holder panics").extend(secrets.names());
+        }
     }
 
     /// The layer of a base image as the image names it.
@@ -159,7 +182,11 @@ impl Layer {
                     fetch(&layer.descriptor, source, *step, services, progress).await?;
                     Ok((**layer).clone())
                 }
-                Origin::Step { .. } => self.pack(policy, services, progress).await,
+                Origin::Step { .. } => {
+                    let layer = self.pack(policy, services, progress).await?;
+                    self.search(&layer, services).await?;
+                    Ok(layer)
+                }
             }
         });
         made.await.clone()
@@ -250,13 +277,34 @@ impl Layer {
         let upper = self.directory(services, progress).await?;
         let below = Box::pin(directories(&self.below, services, progress)).await?;
         let services = services.clone();
+        let secrets = services.secrets.clone();
         let started = Instant::now();
         let layer = blocking(move || pack_directory(&upper, &below, policy, &services)).await?;
         *self.packed.lock().expect("no holder panics") = Some((started, started.elapsed()));
+        self.note_searched(&secrets);
         if let Origin::Step { known, .. } = &self.origin {
             known.lock().expect("no holder panics").push((policy, layer.clone()));
         }
         Ok(layer)
+    }
+}
+
+impl Layer {
+    /// Searches a blob of an earlier build for secrets that it has not been searched for.
+    async fn search(self: &Arc<Self>, layer: &crate::oci::Layer, services: &Services) -> Result<(), BuildError> {
+        if services.secrets.names().is_subset(&self.searched()) {
+            return Ok(());
+        }
+        let (descriptor, services, this) = (layer.descriptor.clone(), services.clone(), self.clone());
+        blocking(move || match secrets::search_blob(&services.store, &descriptor, &services.secrets) {
+            Ok(None) => {
+                this.note_searched(&services.secrets);
+                Ok(())
+            }
+            Ok(Some((found, path))) => Err(Secrets::refusal(&found, &format!("/{} in the layer of an earlier build", path))),
+            Err(error) => Err(BuildError::new(Kind::Store, format!("cannot read layer {}: {}", descriptor.digest, chain(&*error)))),
+        })
+        .await
     }
 }
 
@@ -271,8 +319,15 @@ fn pack_directory(upper: &Path, below: &[PathBuf], policy: LayerPolicy, services
         Some(epoch) => TimestampPolicy::Clamp(epoch),
     };
     let blob = services.store.blob_writer().map_err(BuildError::store)?.hashed_by_caller();
-    let mut writer = snapshot::LayerWriter::new(blob, policy.compression, &services.pool).map_err(|error| fail(&error))?;
+    let writer = snapshot::LayerWriter::new(blob, policy.compression, &services.pool).map_err(|error| fail(&error))?;
+    let mut writer = Searching::new(writer, &services.secrets);
     snapshot::write_layer(&changes, &root, &mut writer, timestamps).map_err(|error| fail(&error))?;
+    let (writer, found) = writer.finish();
+    if let Some(found) = found {
+        // The blob has no name yet, and gets none.
+        let path = secrets::name_file(&changes, &root, &services.secrets).unwrap_or_default();
+        return Err(Secrets::refusal(&found, &format!("/{path}")));
+    }
     let (blob, written) = writer.finish().map_err(|error| fail(&error))?;
     blob.complete_hashed(&written.digest, written.size_bytes).map_err(BuildError::store)?;
     let descriptor = Descriptor::new(policy.compression.media_type(), written.digest, written.size_bytes);

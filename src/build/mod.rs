@@ -13,6 +13,7 @@ mod failed;
 mod fetched;
 mod forecast;
 mod foreign;
+mod guard;
 mod harvest;
 mod inputs;
 mod key;
@@ -26,6 +27,7 @@ mod remote;
 mod report;
 mod request;
 mod run;
+mod secrets;
 mod sources;
 
 use std::sync::Arc;
@@ -43,6 +45,7 @@ pub use progress::{Event, OutputStream, Progress, Silent, StepId};
 pub use remote::{CacheEntry, RemoteCache};
 pub use report::{Hit, Report, StepReport, StepResult, Transfer};
 pub use request::{CacheMode, ContextSource, LayerPolicy, Outcome, PlatformOutcome, PullPolicy, Request, Services};
+pub use secrets::{MIN_BYTES as MIN_SECRET_BYTES, Secret, Secrets};
 pub use sources::{SourceOptions, Sources, downloads_directory, repositories_directory};
 
 use crate::plan::Plan;
@@ -51,9 +54,13 @@ use crate::plan::Plan;
 pub async fn build(request: Request, services: Services, progress: Arc<dyn Progress>) -> Result<Outcome, BuildError> {
     let request = Arc::new(request);
     let inputs = Arc::new(inputs::Inputs::new(request.clone(), services.clone()));
-    let recorder = Arc::new(recorder::Recorder::new(&services.store, new_report(&request, &services), progress));
+    let recorder = Arc::new(recorder::Recorder::new(&services.store, new_report(&request, &services), services.secrets.clone(), progress));
     // Written whatever happens, also when a signal drops us.
     let unfinished = recorder::Unfinished(recorder.clone());
+    for name in services.secrets.too_short() {
+        let text = format!("secret {name} is shorter than {} bytes: it is not searched for in what the build makes", secrets::MIN_BYTES);
+        Progress::event(&*recorder, Event::Note { step: None, text: &text });
+    }
     let result = build_recorded(request, services.clone(), inputs.clone(), recorder.clone()).await;
     // Also after a failure: the next build starts from what this one found out.
     inputs.save_digests();

@@ -16,7 +16,7 @@ use nix::sys::{
 
 use crate::{
     build::{
-        BuildError, Event, Progress, StepId,
+        BuildError, Event, Progress, Secrets, StepId,
         report::{Report, StepReport, StepResult, Transfer},
     },
     dockerfile::lint::Warning,
@@ -30,6 +30,7 @@ const FLUSH_AFTER: Duration = Duration::from_millis(500);
 pub struct Recorder {
     inner: Arc<dyn Progress>,
     directory: Option<BuildDir>,
+    secrets: Arc<Secrets>,
     started: Instant,
     state: Mutex<State>,
 }
@@ -75,19 +76,19 @@ impl Drop for Unfinished {
 
 impl Recorder {
     /// Records in a new directory of the store.
-    pub fn new(store: &Store, report: Report, inner: Arc<dyn Progress>) -> Self {
+    pub fn new(store: &Store, report: Report, secrets: Arc<Secrets>, inner: Arc<dyn Progress>) -> Self {
         let directory = store.new_build_log();
         if let Err(error) = &directory {
             inner.event(Event::Note { step: None, text: &format!("no report of this build: {}", crate::build::chain(error)) });
         }
         let state = State { is_written: false, report, steps: BTreeMap::new(), workers: Vec::new() };
-        Self { inner, directory: directory.ok(), started: Instant::now(), state: Mutex::new(state) }
+        Self { inner, directory: directory.ok(), secrets, started: Instant::now(), state: Mutex::new(state) }
     }
 
     /// Keeps nothing.
     pub fn forgetful(inner: Arc<dyn Progress>) -> Self {
         let state = State { is_written: true, report: Report::default(), steps: BTreeMap::new(), workers: Vec::new() };
-        Self { inner, directory: None, started: Instant::now(), state: Mutex::new(state) }
+        Self { inner, directory: None, secrets: Arc::default(), started: Instant::now(), state: Mutex::new(state) }
     }
 
     /// Adds to what is known of a step.
@@ -129,8 +130,13 @@ impl Recorder {
         }
         let Some(directory) = &self.directory else { return };
         report.id = directory.id().to_owned();
-        let text = serde_json::to_vec_pretty(&report).expect("plain data has a JSON form");
-        let _ = directory.write_report(&text);
+        let text = serde_json::to_string_pretty(&report).expect("plain data has a JSON form");
+        let _ = directory.write_report(self.secrets.mask(&text).as_bytes());
+    }
+
+    fn pass(&self, event: Event<'_>) {
+        self.record(&event);
+        self.inner.event(event);
     }
 
     fn record(&self, event: &Event<'_>) {
@@ -225,8 +231,14 @@ fn end(recorded: &mut Recorded, result: StepResult, duration: Duration) {
 
 impl Progress for Recorder {
     fn event(&self, event: Event<'_>) {
-        self.record(&event);
-        self.inner.event(event);
+        // Output is masked where it comes from, which knows what came before.
+        let mask = |text| self.secrets.mask(text);
+        match event {
+            Event::Declared { step, name, inputs } => self.pass(Event::Declared { step, name: &mask(name), inputs }),
+            Event::Note { step, text } => self.pass(Event::Note { step, text: &mask(text) }),
+            Event::Failed { step, error, duration } => self.pass(Event::Failed { step, error: &mask(error), duration }),
+            event => self.pass(event),
+        }
     }
 
     fn warnings(&self, warnings: &[Warning]) {
@@ -245,7 +257,7 @@ mod tests {
     fn the_report_and_the_whole_output_stay() {
         let top = tempfile::tempdir().unwrap();
         let store = Store::open(&top.path().join("store")).unwrap();
-        let recorder = Recorder::new(&store, Report::default(), Arc::new(Silent));
+        let recorder = Recorder::new(&store, Report::default(), Arc::default(), Arc::new(Silent));
         let step = StepId(3);
         recorder.event(Event::Declared { step, name: "RUN make", inputs: &[] });
         recorder.event(Event::Started { step });

@@ -47,13 +47,15 @@ impl Engine {
             }
             let Some(Ok(realised)) = self.realised_vertex(id) else { continue };
             let (Some(layer), Some((mut record, keys))) = (realised.stack.last(), self.noted_record(id)) else { continue };
+            // Whoever takes the step has other secrets.
+            record.searched.clear();
             if !(in_result || all) {
                 // What the step was, without its layer: who copies from its stage finds its own record by that.
                 record.blobs.clear();
                 entries.extend(keys.into_iter().map(|key| entry(key, &record, in_result)));
                 continue;
             }
-            let blob = layer.blob(self.request.layers, &self.services, &self.progress).await?;
+            let blob = self.blob(id, layer).await?;
             if !record.blobs.iter().any(|(policy, _)| *policy == self.request.layers) {
                 record.blobs.push((self.request.layers, blob));
             }
@@ -65,7 +67,10 @@ impl Engine {
     /// A record of a cache elsewhere.
     pub(super) fn remote_record(&self, key: &str) -> Option<Record> {
         let payload = self.services.remote.as_ref()?.record(key)?;
-        serde_json::from_str(&payload).ok()
+        let mut record: Record = serde_json::from_str(&payload).ok()?;
+        // That it was searched for ours is not for others to say.
+        record.searched.clear();
+        Some(record)
     }
 }
 

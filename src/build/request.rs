@@ -142,6 +142,8 @@ pub struct Services {
     pub search_path: Arc<[PathBuf]>,
     /// A cache elsewhere.
     pub remote: Option<Arc<dyn crate::build::RemoteCache>>,
+    /// What must not get into anything that the build makes.
+    pub secrets: Arc<crate::build::Secrets>,
     /// Threads that compress.
     pub pool: Arc<crate::snapshot::CompressPool>,
 }

@@ -11,6 +11,7 @@ use crate::{
         engine::{Engine, Realised},
         error::chain,
         layer::{blocking, directories},
+        secrets::{Masker, Secrets},
     },
     plan::{Input, Mount, MountKind, NetworkMode, RunOp, VertexId},
     sandbox::{self, Exit, RootFs, RunError, Rung, Spec, Stream},
@@ -140,14 +141,27 @@ impl Engine {
         let this = self.clone();
         let step = self.step(id);
         blocking(move || {
-            let output = |stream: Stream, bytes: &[u8]| {
-                let stream = match stream {
-                    Stream::Stdout => OutputStream::Stdout,
-                    Stream::Stderr => OutputStream::Stderr,
-                };
-                this.progress.event(Event::Output { step, stream, bytes });
+            let show = |stream: OutputStream, bytes: &[u8]| this.progress.event(Event::Output { step, stream, bytes });
+            let secrets = &this.services.secrets;
+            let (mut out, mut err) = (Masker::new(secrets), Masker::new(secrets));
+            let output = |stream: Stream, bytes: &[u8]| match stream {
+                Stream::Stdout => out.feed(bytes, |bytes| show(OutputStream::Stdout, bytes)),
+                Stream::Stderr => err.feed(bytes, |bytes| show(OutputStream::Stderr, bytes)),
             };
-            sandbox::run(&spec, Some(&this.services.cancel), output).map_err(|error| run_error(&spec, &error))
+            let exit = sandbox::run(&spec, Some(&this.services.cancel), output).map_err(|error| run_error(&spec, &error));
+            let found = [(out, OutputStream::Stdout), (err, OutputStream::Stderr)]
+                .map(|(masker, stream)| masker.finish(|bytes| show(stream, bytes)))
+                .into_iter()
+                .flatten()
+                .next();
+            match (exit, found) {
+                // The command's own failure is told first.
+                (Ok(exit), Some(found)) if exit.code == 0 => {
+                    let error = Secrets::refusal(&found, "what the command has written");
+                    Err(error.with_hint("it is shown and logged as ***"))
+                }
+                (exit, _) => exit,
+            }
         })
         .await
     }

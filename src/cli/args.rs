@@ -176,7 +176,7 @@ pub struct BuildArgs {
     /// Network of RUN steps
     #[arg(long, value_name = "default|none|host", default_value = "default")]
     pub network: String,
-    /// Extra permission: network.host
+    /// Extra permission: network.host, or secret.NAME for a value that may be in the image
     #[arg(long = "allow", value_name = "PERMISSION", value_delimiter = ',')]
     pub allow: Vec<String>,
     /// Extra line of /etc/hosts in RUN steps

@@ -11,7 +11,7 @@ use crate::{
         call::{Call, Method},
         contexts, environment,
         failure::Failure,
-        lint,
+        guarded, lint,
         outputs::{OutputKind, OutputSpec},
         progress::{Built, Mode, Place, Reporter},
         provenance, reproducible, request, services, shell, upkeep, write,
@@ -33,6 +33,7 @@ pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
     let mut request = request::request(args, wanted.first_form()?.policy)?;
     let entered = services::enter(cli)?;
     let services = services::services(cli, &entered, environment::source_options(args.offline, &request.ssh, contexts::is_by_ssh(args)))?;
+    let services = guarded::guard(services, args, &request);
     let store = services.store.clone();
     let runtime = services::runtime()?;
     let watcher = Arc::new(lint::Watcher::new(reporter.clone()));
@@ -57,11 +58,12 @@ pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
         let caches = cache::Caches::open(args, &services, &steps).await?;
         let outcome = build_with_caches(request, caches.clone(), &services, &steps).await.map_err(|error| {
             after.remember(&error);
-            failure(&shown, &error)
+            failure(&shown, &error, &services.secrets)
         })?;
         if !args.allow_foreign {
             refuse_foreign_programs(&outcome, &services)?;
         }
+        guarded::check_annotations(&wanted, &services.secrets)?;
         let written = write::write(&outcome, &wanted, &services, &|output| push_client(output, &services), &steps).await?;
         state_provenance(args, &shown, &outcome, &written, started, &services, &steps).await?;
         cache::export(args, &outcome, caches.as_ref(), &services, &steps).await?;
@@ -137,6 +139,7 @@ async fn state_provenance(
     let fail = |error: export::ExportError| Failure::new(format!("cannot state the provenance: {}", build::chain(&error)));
     for write::PushedImage { client, top, names } in &written.pushed {
         let statement = provenance::statement(mode, args, request, outcome, top, names, started);
+        let statement = services.secrets.mask(&statement).into_owned().into_bytes();
         let attestation = export::write_attestation(&services.store, top, provenance::PREDICATE_TYPE, &statement).map_err(fail)?;
         let name = names[0].with_digest(attestation.digest.clone());
         write::push(&attestation, std::slice::from_ref(&name), &[], &*write::nothing_more(), client, services, steps).await?;
@@ -241,6 +244,9 @@ fn reporter(args: &BuildArgs) -> Result<(Mode, Arc<Reporter>), Failure> {
 }
 
 /// A build's failure with the place in the Dockerfile.
-fn failure(request: &Request, error: &BuildError) -> Failure {
-    Failure::in_dockerfile(&request.dockerfile_name, &request.dockerfile, &error.diagnostic())
+fn failure(request: &Request, error: &BuildError, secrets: &build::Secrets) -> Failure {
+    let mut fault = error.diagnostic();
+    fault.message = secrets.mask(&fault.message).into_owned();
+    // The line that is pointed at may hold a secret itself.
+    Failure::in_dockerfile(&request.dockerfile_name, &secrets.blot(&request.dockerfile), &fault)
 }

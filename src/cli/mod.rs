@@ -13,6 +13,7 @@ mod doctor;
 mod environment;
 mod failure;
 mod find;
+mod guarded;
 mod history;
 mod images;
 mod index;

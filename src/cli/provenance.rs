@@ -45,7 +45,7 @@ pub fn statement(
     subject: &Descriptor,
     names: &[Reference],
     started: jiff::Timestamp,
-) -> Vec<u8> {
+) -> String {
     let subject_digest = json!({ "sha256": subject.digest.hex() });
     let names: Vec<String> = if names.is_empty() { vec!["image".to_owned()] } else { names.iter().map(ToString::to_string).collect() };
     let subjects: Vec<Value> = names.iter().map(|name| json!({ "name": name, "digest": subject_digest })).collect();
@@ -91,7 +91,7 @@ pub fn statement(
             },
         },
     });
-    serde_json::to_vec_pretty(&value).expect("a JSON value")
+    serde_json::to_string_pretty(&value).expect("a JSON value")
 }
 
 /// A package URL's name and version: the tag follows `@`.

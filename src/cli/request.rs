@@ -122,9 +122,9 @@ fn options(
 ) -> Result<Options, Failure> {
     // Whoever asks for the host's network for all steps has allowed it, as with buildx.
     let allow_host_network = args.network == "host" || args.allow.iter().any(|name| name == "network.host");
-    if let Some(other) = args.allow.iter().find(|name| *name != "network.host") {
+    if let Some(other) = args.allow.iter().find(|name| *name != "network.host" && super::guarded::allowed(name).is_none()) {
         return Err(Failure::usage(format!("--allow {other} is not possible here"))
-            .with_hint("rbuild has no privileged mode; network.host is what can be allowed"));
+            .with_hint("rbuild has no privileged mode; network.host and secret.NAME are what can be allowed"));
     }
     Ok(Options {
         target: args.target.clone().filter(|target| !target.is_empty()),

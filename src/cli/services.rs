@@ -69,6 +69,7 @@ pub fn services(cli: &Cli, entered: &Entered, sources: SourceOptions) -> Result<
         cancel: Arc::new(cancel),
         open_files,
         remote: None,
+        secrets: Arc::default(),
         search_path: environment::search_path().into(),
         rung: entered.rung.to_string(),
         pool: Arc::new(CompressPool::new(threads)),

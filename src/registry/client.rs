@@ -140,6 +140,11 @@ impl Client {
         Self { inner: Arc::new(inner) }
     }
 
+    /// The passwords and tokens of the user's credential files, by host; those of credential helpers are not asked for.
+    pub fn passwords(&self) -> Vec<(String, String)> {
+        self.inner.configuration.credentials().iter().flat_map(super::credentials::CredentialFile::passwords).collect()
+    }
+
     pub(super) fn host(&self, endpoint: &Endpoint) -> Result<Arc<Host>, Error> {
         let mut hosts = self.inner.hosts.lock().expect("no panic while locked");
         let key = (endpoint.host.clone(), endpoint.insecure);

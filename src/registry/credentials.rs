@@ -86,6 +86,14 @@ impl CredentialFile {
         Self { auths: BTreeMap::from([(normalized(host), credential)]), ..Self::default() }
     }
 
+    /// Hosts and passwords or tokens.
+    pub fn passwords(&self) -> impl Iterator<Item = (String, String)> {
+        self.auths.iter().map(|(host, credential)| match credential {
+            Credential::Password { password, .. } => (host.clone(), password.clone()),
+            Credential::IdentityToken(token) => (host.clone(), token.clone()),
+        })
+    }
+
     /// The helper that keeps the credential of `host`.
     pub fn helper(&self, host: &str) -> Option<&str> {
         self.helpers.get(&key_of_host(host)).or(self.store.as_ref()).map(String::as_str)
