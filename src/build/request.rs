@@ -3,15 +3,21 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use crate::{
-    build::{Layer, key::CommonFacts, sources::Sources},
+    build::{
+        Layer,
+        key::CommonFacts,
+        sources::{SourceOptions, Sources},
+    },
     oci::{Image, Platform, Reference},
     plan::{Options, RunDefaults},
     registry::Client,
+    sandbox::{Cancel, Entered, Rung},
+    snapshot::{CompressPool, Ownership},
     store::Store,
 };
 
-/// One build.
-#[derive(Debug, Clone)]
+/// One build. The default is an empty Dockerfile and an empty context, for no platform.
+#[derive(Debug, Clone, Default)]
 pub struct Request {
     /// Text of the Dockerfile.
     pub dockerfile: String,
@@ -46,9 +52,10 @@ pub struct Request {
 }
 
 /// Where files or an image come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum ContextSource {
     /// No files at all.
+    #[default]
     Empty,
     /// A directory, with the text of its ignore file and that file's name.
     Directory {
@@ -146,6 +153,29 @@ pub struct Services {
     pub secrets: Arc<crate::build::Secrets>,
     /// Threads that compress.
     pub pool: Arc<crate::snapshot::CompressPool>,
+}
+
+impl Services {
+    /// What a process needs to build in `store` where it stands after [`crate::sandbox::enter`]: a thread for each core,
+    /// emulators from nowhere, no cache elsewhere. Raises the process's limit of open files.
+    pub fn new(store: Store, client: Client, entered: &Entered, sources: SourceOptions) -> std::io::Result<Self> {
+        let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
+        Ok(Self {
+            offline: sources.offline,
+            sources: Arc::new(Sources::new(store.clone(), sources)),
+            store,
+            client,
+            parallel: Arc::new(tokio::sync::Semaphore::new(threads.max(4))),
+            ownership: if entered.rung == Rung::Full { Ownership::Set } else { Ownership::Record },
+            cancel: Arc::new(Cancel::new()?),
+            open_files: crate::sys::limits::raise_open_files(),
+            remote: None,
+            secrets: Arc::default(),
+            search_path: Arc::new([]),
+            rung: entered.rung.to_string(),
+            pool: Arc::new(CompressPool::new(threads)),
+        })
+    }
 }
 
 /// What came out.

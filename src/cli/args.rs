@@ -73,7 +73,7 @@ pub enum Verb {
     Login(super::login::LoginArgs),
     /// Forget the login at a registry
     Logout(super::login::LogoutArgs),
-    /// Help of a verb or about a topic: caches, rungs, secrets, reproducibility, progress, report
+    /// Help of a verb or about a topic: flags, caches, rungs, secrets, reproducibility, progress, report
     Help(super::topics::HelpArgs),
     /// Print a completion script for a shell
     Completions(super::topics::CompletionsArgs),

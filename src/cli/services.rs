@@ -2,16 +2,14 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
 use crate::{
-    build::{Services, SourceOptions, Sources, chain},
+    build::{Services, SourceOptions, chain},
     cli::{args::Cli, environment, failure::Failure},
     registry::{self, Client, ClientOptions, Configuration},
-    sandbox::{self, Cancel, EnterError, Entered, Rung},
-    snapshot::{CompressPool, Ownership},
+    sandbox::{self, EnterError, Entered, Rung},
     store::Store,
 };
 
@@ -54,26 +52,9 @@ pub fn rung_note(entered: &Entered) -> Option<String> {
 
 /// Opens store and client.
 pub fn services(cli: &Cli, entered: &Entered, sources: SourceOptions) -> Result<Services, Failure> {
-    let open_files = crate::sys::limits::raise_open_files();
-    let store = open_store(cli)?;
-    let client = cli.registries.client()?;
-    let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
-    let cancel = Cancel::new().map_err(|error| Failure::new(format!("cannot prepare for running steps: {error}")))?;
-    Ok(Services {
-        offline: sources.offline,
-        sources: Arc::new(Sources::new(store.clone(), sources)),
-        store,
-        client,
-        parallel: Arc::new(tokio::sync::Semaphore::new(threads.max(4))),
-        ownership: if entered.rung == Rung::Full { Ownership::Set } else { Ownership::Record },
-        cancel: Arc::new(cancel),
-        open_files,
-        remote: None,
-        secrets: Arc::default(),
-        search_path: environment::search_path().into(),
-        rung: entered.rung.to_string(),
-        pool: Arc::new(CompressPool::new(threads)),
-    })
+    let services = Services::new(open_store(cli)?, cli.registries.client()?, entered, sources);
+    let services = services.map_err(|error| Failure::new(format!("cannot prepare for running steps: {error}")))?;
+    Ok(Services { search_path: environment::search_path().into(), ..services })
 }
 
 /// What the command line says of registries, over the user's files.

@@ -7,7 +7,8 @@ use clap::{Args, CommandFactory};
 use crate::cli::{args::Cli, failure::Failure};
 
 /// Topics and their texts.
-const TOPICS: [(&str, &str); 6] = [
+const TOPICS: [(&str, &str); 7] = [
+    ("flags", FLAGS),
     ("caches", CACHES),
     ("rungs", RUNGS),
     ("secrets", SECRETS),
@@ -15,6 +16,9 @@ const TOPICS: [(&str, &str); 6] = [
     ("progress", PROGRESS),
     ("report", REPORT),
 ];
+
+/// Of docker, buildah and kaniko, and ours.
+const FLAGS: &str = include_str!("topics/flags.txt");
 
 const CACHES: &str = "\
 A step is not run again when all that it can see is as it was: its text after expansion, environment, user, directory,
@@ -206,6 +210,19 @@ mod tests {
     fn topics_fit_a_terminal() {
         for (name, text) in TOPICS {
             assert!(text.lines().all(|line| line.chars().count() <= 120), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_table_of_flags_names_flags_that_are_there() {
+        let command = Cli::command();
+        let build = command.find_subcommand("build").unwrap();
+        let known = |flag: &str| build.get_arguments().chain(command.get_arguments()).any(|argument| argument.get_long() == Some(flag));
+        let rows = FLAGS.lines().skip(5).take_while(|line| !line.is_empty());
+        let ours: Vec<&str> = rows.filter_map(|row| row.get(79..)?.strip_prefix("--")?.split(' ').next()).collect();
+        assert!(ours.len() > 30, "{ours:?}");
+        for flag in ours {
+            assert!(known(flag), "--{flag}");
         }
     }
 

@@ -38,6 +38,27 @@ pub struct Options {
     pub context_epoch: Option<i64>,
 }
 
+impl Default for Options {
+    /// The last stage, for this machine.
+    fn default() -> Self {
+        Self {
+            target: None,
+            build_args: BTreeMap::new(),
+            labels: Vec::new(),
+            target_platform: Platform::host(),
+            explicit_platform: false,
+            build_platform: Platform::host(),
+            multi_platform: false,
+            contexts: BTreeMap::new(),
+            no_cache: false,
+            no_cache_stages: Vec::new(),
+            network: NetworkMode::Default,
+            allow_host_network: false,
+            context_epoch: None,
+        }
+    }
+}
+
 /// What all RUN steps of a build have in common and no step's key holds.
 #[derive(Debug, Clone, Default)]
 pub struct RunDefaults {
