@@ -57,6 +57,8 @@ pub enum Verb {
     Push(super::push::PushArgs),
     /// Write down in rbuild.lock what the base images stand for now
     Lock(Box<BuildArgs>),
+    /// List, export and import cache mounts (RUN --mount=type=cache)
+    Cache(super::cache_mounts::CacheArgs),
     /// What the store takes up
     Du(super::upkeep::DuArgs),
     /// Remove what the store can do without

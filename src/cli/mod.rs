@@ -4,6 +4,7 @@ mod annotations;
 mod args;
 mod build;
 mod cache;
+mod cache_mounts;
 mod call;
 mod container;
 mod contexts;
@@ -95,6 +96,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Index(args) => index::index(&cli, args),
         Verb::Push(args) => push::push(&cli, args),
         Verb::Lock(args) => lock::lock(&cli, args),
+        Verb::Cache(args) => cache_mounts::cache(&cli, args),
         Verb::Du(args) => upkeep::du(&cli, args),
         Verb::Prune(args) => upkeep::prune(&cli, args),
         Verb::Fsck(args) => upkeep::fsck(&cli, args),

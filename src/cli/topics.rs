@@ -30,6 +30,17 @@ secrets and what is in cache mounts do not count.
   --explain, rbuild why      which fact differs from the nearest earlier build, down to the file
   RUN --mount=type=cache     a directory that stays between builds and is in no image
   rbuild du, rbuild prune    what the store holds, and removing it
+
+Cache mounts outlive the machine, for instance in CI:
+
+  rbuild cache ls                          ids, sizes, last use
+  rbuild cache export registry/app:caches  all of them, or those that are named; ./DIR and oci:DIR are OCI layouts
+  rbuild cache import registry/app:caches  into the store; files go over those that are there, or --replace
+
+A cache mount is exported as a tar in chunks that its content cuts: what has not changed since the last export to the
+same place is not compressed, written or sent again. Owners, modes, links and times are kept. Both ways wait until no
+build uses the cache mount, and one that is broken off leaves what was there before. One place holds any number of
+cache mounts; one that several jobs write at the same moment keeps the last one's list: give each a tag of its own.
 ";
 
 const RUNGS: &str = "\

@@ -28,6 +28,12 @@ pub enum ExportError {
     Shrunk { digest: Digest, expected: u64, found: u64 },
     #[error("the image has no tree for {0}")]
     NoTree(String),
+    #[error("{place} is not a place of exported cache mounts but {found}")]
+    NotCacheMounts { place: String, found: String },
+    #[error("{digest} is damaged: its content is {found}")]
+    Damaged { digest: Digest, found: Digest },
+    #[error("cannot unpack the cache mount")]
+    Unpack { source: Box<snapshot::copy::CopyError> },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]

@@ -6,6 +6,7 @@
 
 mod archive;
 mod attest;
+mod cache_mount;
 mod compare;
 mod destination;
 mod directory;
@@ -22,6 +23,7 @@ mod unnamed;
 
 pub use archive::{write_docker_archive, write_oci_archive};
 pub use attest::{STATEMENT_TYPE, list_referrer, write_attestation};
+pub use cache_mount::{Depot, Moved as MovedCacheMount, export_cache_mount, exported as exported_cache_mounts, import_cache_mount};
 pub use compare::{Differences, FileDifference, compare, kind_name};
 pub use destination::FileDestination;
 pub use directory::write_oci_directory;

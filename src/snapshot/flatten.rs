@@ -25,6 +25,15 @@ pub fn write_merged(layers: &[RootDir], out: impl Write, policy: TimestampPolicy
     tar.finish()
 }
 
+/// Writes a plain tree as a tar that has everything of it but sockets: times to the nanosecond, owners, attributes.
+pub fn write_tree(root: &RootDir, out: impl Write) -> Result<LayerStats, Error> {
+    let layers = [root.try_clone().map_err(Error::io("open", Path::new("/")))?];
+    let root = MergedDir::root(&layers).map_err(Error::io("open", Path::new("/")))?;
+    let mut tar = EntryWriter::exact(out);
+    write_directory(&root, Path::new(""), &mut tar)?;
+    tar.finish()
+}
+
 fn write_directory(directory: &MergedDir, path: &Path, tar: &mut EntryWriter<impl Write>) -> Result<(), Error> {
     for name in directory.names().map_err(Error::io("list", path))? {
         let path = path.join(OsStr::from_bytes(name.as_bytes()));

@@ -80,6 +80,8 @@ struct Layer<'a, W: Write> {
 pub(super) struct EntryWriter<W: Write> {
     tar: TarWriter<W>,
     policy: TimestampPolicy,
+    /// Not a layer's entries but what is there: fractions of seconds and all attributes.
+    exact: bool,
     /// First name of each file with several.
     links: HashMap<(u64, u64), Vec<u8>>,
     stats: LayerStats,
@@ -117,7 +119,12 @@ impl<W: Write> Layer<'_, W> {
 
 impl<W: Write> EntryWriter<W> {
     pub fn new(out: W, policy: TimestampPolicy) -> Self {
-        Self { tar: TarWriter::new(out), policy, links: HashMap::new(), stats: LayerStats::default() }
+        Self { tar: TarWriter::new(out), policy, exact: false, links: HashMap::new(), stats: LayerStats::default() }
+    }
+
+    /// Entries as they are on disk, for whoever puts the very same tree in place again.
+    pub fn exact(out: W) -> Self {
+        Self { exact: true, ..Self::new(out, TimestampPolicy::Keep) }
     }
 
     pub fn finish(self) -> Result<LayerStats, Error> {
@@ -153,7 +160,7 @@ impl<W: Write> EntryWriter<W> {
             FileType::Directory => {
                 let directory = disk::open_directory(&parent, name).map_err(Error::io("open", path))?;
                 entry.kind = EntryKind::Directory;
-                read_attributes(&directory, &mut entry).map_err(Error::io("read the attributes of", path))?;
+                read_attributes(&directory, &mut entry, self.exact).map_err(Error::io("read the attributes of", path))?;
             }
             _ if self.is_further_link(&stat, &mut entry) => {}
             FileType::RegularFile => {
@@ -183,7 +190,7 @@ impl<W: Write> EntryWriter<W> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(Error::io("open", path))?;
         let mut file = File::from(fd);
-        read_attributes(&file, &mut entry).map_err(Error::io("read the attributes of", path))?;
+        read_attributes(&file, &mut entry, self.exact).map_err(Error::io("read the attributes of", path))?;
         match disk::device(&file).map_err(Error::io("read the attributes of", path))? {
             Some(device) => entry.kind = device_kind(device),
             None => entry.size = u64::try_from(stat.st_size).unwrap_or(0),
@@ -199,7 +206,7 @@ impl<W: Write> EntryWriter<W> {
             mode: stat.st_mode & 0o7777,
             uid: stat.st_uid,
             gid: stat.st_gid,
-            mtime: self.policy.apply(disk::mtime(stat)),
+            mtime: if self.exact { disk::mtime(stat) } else { self.policy.apply(disk::mtime(stat)) },
             size: 0,
             xattrs: Vec::new(),
         }
@@ -241,11 +248,11 @@ fn read_owner_at(parent: impl AsFd, name: &CStr, entry: &mut Entry) {
     }
 }
 
-fn read_attributes(file: impl AsFd, entry: &mut Entry) -> io::Result<()> {
+fn read_attributes(file: impl AsFd, entry: &mut Entry, exact: bool) -> io::Result<()> {
     entry.xattrs = disk::layer_xattrs(&file)?;
     // As containerd writes layers: `user.*` would carry the host's notes on a file (where it was downloaded, which editor had
     // it) into the image, and make its digest differ from machine to machine.
-    entry.xattrs.retain(|(name, _)| name == b"security.capability");
+    entry.xattrs.retain(|(name, _)| exact || name == b"security.capability");
     if let Some((uid, gid)) = disk::recorded_owner(&file)? {
         (entry.uid, entry.gid) = (uid, gid);
     }

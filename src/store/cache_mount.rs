@@ -1,5 +1,6 @@
 //! Cache mounts: directories that outlive builds. An id only ever becomes a path through its hash; each copy is held by
-//! a lease from before it is looked at until its guard is dropped. Unaware of what is mounted where.
+//! a lease from before it is looked at until its guard is dropped. What is brought from elsewhere is made beside and put in
+//! place by one rename. Unaware of what is mounted where.
 
 use std::{
     fs::{self, DirBuilder},
@@ -8,11 +9,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::{
+    fs::{CWD, RenameFlags},
+    io::Errno,
+};
+
 use super::{
     Store,
     error::{IoContext, Result},
     lease::{Lease, LeaseKind},
+    temporary::Temporary,
     touch,
+    usage::ObjectKind,
 };
 use crate::sys::lock::LockMode;
 
@@ -43,6 +51,57 @@ pub struct CacheMountInfo {
     pub id: String,
     /// How many copies there are; `sharing=private` makes more than one.
     pub copies: u64,
+    /// What they take up on disk.
+    pub bytes: u64,
+    /// When one was last used, in seconds since 1970.
+    pub used_unix: u64,
+}
+
+/// The first copy of a cache mount, had alone; there may be none yet.
+#[derive(Debug)]
+pub struct CacheMountLock {
+    store: Store,
+    id: String,
+    path: PathBuf,
+    _lease: Lease,
+}
+
+/// A cache mount in the making; removed if it is dropped.
+#[derive(Debug)]
+pub struct CacheMountDraft(Temporary);
+
+impl CacheMountDraft {
+    /// The directory to fill.
+    pub fn path(&self) -> PathBuf {
+        self.0.path().join("data")
+    }
+}
+
+impl CacheMountLock {
+    /// Its directory, if there is one.
+    pub fn path(&self) -> Option<PathBuf> {
+        let data = self.path.join("data");
+        data.is_dir().then_some(data)
+    }
+
+    /// Puts a finished directory in its place.
+    pub fn replace(&self, draft: CacheMountDraft) -> Result<()> {
+        let hash = hash_of(&self.id);
+        let _lease = self.store.make_place(&self.id, &hash)?;
+        match rustix::fs::renameat_with(CWD, draft.0.path(), CWD, &self.path, RenameFlags::EXCHANGE) {
+            // What was there is now the draft, and goes with it.
+            Ok(()) => {}
+            Err(Errno::NOENT) => fs::rename(draft.0.path(), &self.path).at("name", &self.path)?,
+            Err(_) => {
+                let old = self.store.temporary("removed")?;
+                fs::rename(&self.path, old.path()).at("replace", &self.path)?;
+                fs::rename(draft.0.path(), &self.path).at("name", &self.path)?;
+            }
+        }
+        touch(&self.path).at("touch", &self.path)?;
+        self.store.grew();
+        Ok(())
+    }
 }
 
 impl CacheMountLease {
@@ -72,17 +131,36 @@ impl Store {
         Ok(Some(CacheMountLease { path: path.join("data"), _lease: lease }))
     }
 
+    /// Takes the first copy of a cache mount alone, unless somebody has it.
+    pub fn lock_cache_mount(&self, id: &str) -> Result<Option<CacheMountLock>> {
+        let hash = hash_of(id);
+        let lease = self.try_lease_as(LeaseKind::CacheMount, &copy_key(&hash, 0), LockMode::Exclusive)?;
+        let lock = |lease| CacheMountLock { store: self.clone(), id: id.to_owned(), path: self.copy_path(&hash, 0), _lease: lease };
+        Ok(lease.map(lock))
+    }
+
+    /// An empty directory that can become a cache mount.
+    pub fn new_cache_mount(&self) -> Result<CacheMountDraft> {
+        let temporary = self.temporary("cache")?;
+        let data = temporary.path().join("data");
+        DirBuilder::new().mode(0o700).create(temporary.path()).at("create", temporary.path())?;
+        DirBuilder::new().mode(0o755).create(&data).at("create", &data)?;
+        Ok(CacheMountDraft(temporary))
+    }
+
     /// The cache mounts there are, sorted by id.
     pub fn cache_mounts(&self) -> Result<Vec<CacheMountInfo>> {
-        let top = self.path("cache-mounts");
-        let mut list = Vec::new();
-        for entry in fs::read_dir(&top).at("list", &top)? {
-            let path = entry.at("list", &top)?.path();
-            // One that is being removed or made has no id yet, or no copy.
-            let Ok(id) = fs::read_to_string(path.join("id")) else { continue };
-            let copies = fs::read_dir(&path).map_or(0, |entries| entries.flatten().filter(|entry| entry.path().is_dir()).count() as u64);
-            if copies > 0 {
-                list.push(CacheMountInfo { id, copies });
+        let mut list: Vec<CacheMountInfo> = Vec::new();
+        for object in self.du_of(ObjectKind::CacheMount)? {
+            // One that is being removed or made has no id yet.
+            let directory = self.path("").join(&object.path);
+            let Some(Ok(id)) = directory.parent().map(|parent| fs::read_to_string(parent.join("id"))) else { continue };
+            match list.iter_mut().find(|known| known.id == id) {
+                Some(known) => {
+                    (known.copies, known.bytes) = (known.copies + 1, known.bytes + object.bytes);
+                    known.used_unix = known.used_unix.max(object.used_unix);
+                }
+                None => list.push(CacheMountInfo { id, copies: 1, bytes: object.bytes, used_unix: object.used_unix }),
             }
         }
         list.sort_by(|one, two| one.id.cmp(&two.id));
@@ -110,21 +188,24 @@ impl Store {
         path: &Path,
         fill: impl FnOnce(&Path) -> Result<(), E>,
     ) -> Result<(), E> {
-        // Against a garbage collection that takes the last copy and then the parent.
-        let _lease = self.lease_as(LeaseKind::CacheMount, hash, LockMode::Shared)?;
-        let parent = self.path("cache-mounts").join(hash);
-        DirBuilder::new().recursive(true).mode(0o700).create(&parent).at("create", &parent)?;
-        self.create_once(&format!("cache-mounts/{hash}/id"), id)?;
-        let temporary = self.temporary("cache")?;
-        let data = temporary.path().join("data");
-        DirBuilder::new().mode(0o700).create(temporary.path()).at("create", temporary.path())?;
-        DirBuilder::new().mode(0o755).create(&data).at("create", &data)?;
-        fill(&data)?;
-        match fs::rename(temporary.path(), path) {
+        let _lease = self.make_place(id, hash)?;
+        let draft = self.new_cache_mount()?;
+        fill(&draft.path())?;
+        match fs::rename(draft.0.path(), path) {
             // Another sharer was first.
             Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => Ok(()),
             result => Ok(result.at("name", path)?),
         }
+    }
+
+    /// Makes the directory of a cache mount's copies. The lease is against a garbage collection that takes the last copy and
+    /// then the directory.
+    fn make_place(&self, id: &str, hash: &str) -> Result<Lease> {
+        let lease = self.lease_as(LeaseKind::CacheMount, hash, LockMode::Shared)?;
+        let parent = self.path("cache-mounts").join(hash);
+        DirBuilder::new().recursive(true).mode(0o700).create(&parent).at("create", &parent)?;
+        self.create_once(&format!("cache-mounts/{hash}/id"), id)?;
+        Ok(lease)
     }
 
     fn copy_path(&self, hash: &str, copy: u64) -> PathBuf {
@@ -193,6 +274,31 @@ mod tests {
         let locked = try_lock().expect("nobody has it");
         assert_eq!(fs::read_to_string(locked.path().join("file")).unwrap(), "written before");
         assert!(store.cache_mount::<StoreError>("x", CacheSharing::Shared, |_| Ok(())).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_brought_from_elsewhere_takes_the_place_as_a_whole() {
+        let (_top, store) = store();
+        let bring = |text: &str| {
+            let draft = store.new_cache_mount().unwrap();
+            fs::write(draft.path().join(text), text).unwrap();
+            store.lock_cache_mount("x").unwrap().expect("it is free").replace(draft).unwrap();
+        };
+        let names = || {
+            let mount = take(&store, "x", CacheSharing::Shared);
+            let entries = fs::read_dir(mount.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            entries.collect::<Vec<_>>()
+        };
+        bring("new");
+        assert_eq!(names(), ["new"]);
+        bring("newer");
+        assert_eq!(names(), ["newer"]);
+        let user = take(&store, "x", CacheSharing::Shared);
+        assert!(store.lock_cache_mount("x").unwrap().is_none());
+        drop(user);
+        let infos = store.cache_mounts().unwrap();
+        assert!(infos.len() == 1 && infos[0].copies == 1 && infos[0].bytes > 0, "{infos:?}");
+        assert_eq!(fs::read_dir(store.path("tmp")).unwrap().count(), 0);
     }
 
     #[test]

@@ -61,7 +61,7 @@ use std::{
 
 pub use blob::BlobWriter;
 pub use builds::BuildDir;
-pub use cache_mount::{CacheMountInfo, CacheMountLease, CacheSharing};
+pub use cache_mount::{CacheMountDraft, CacheMountInfo, CacheMountLease, CacheMountLock, CacheSharing};
 pub use check::Problem;
 pub use collect::{PruneOptions, Removed};
 use error::IoContext;

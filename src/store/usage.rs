@@ -95,6 +95,16 @@ impl Store {
     pub fn du(&self) -> Result<Usage> {
         self.flush_uses()?;
         let mut objects = self.blobs()?;
+        objects.extend(self.all_trees()?);
+        self.measure(&mut objects)?;
+        let database = ["meta.sqlite", "meta.sqlite-wal", "meta.sqlite-shm", "tmp"];
+        let other_bytes = database.iter().map(|name| size_of_tree(&self.path(name))).sum();
+        Ok(Usage { objects, other_bytes })
+    }
+
+    /// Everything but blobs, not yet measured.
+    fn all_trees(&self) -> Result<Vec<Object>> {
+        let mut objects = Vec::new();
         for (kind, directory) in [(ObjectKind::Snapshot, "snapshots"), (ObjectKind::Build, "builds"), (ObjectKind::StatCache, "stat-cache")]
         {
             objects.extend(self.trees(kind, Path::new(directory))?);
@@ -102,10 +112,15 @@ impl Store {
         for mount in list(&self.path("cache-mounts"))? {
             objects.extend(self.trees(ObjectKind::CacheMount, &Path::new("cache-mounts").join(mount.0))?);
         }
+        Ok(objects)
+    }
+
+    /// The objects of one kind that lie in directories.
+    pub(super) fn du_of(&self, kind: ObjectKind) -> Result<Vec<Object>> {
+        let mut objects = self.all_trees()?;
+        objects.retain(|object| object.kind == kind);
         self.measure(&mut objects)?;
-        let database = ["meta.sqlite", "meta.sqlite-wal", "meta.sqlite-shm", "tmp"];
-        let other_bytes = database.iter().map(|name| size_of_tree(&self.path(name))).sum();
-        Ok(Usage { objects, other_bytes })
+        Ok(objects)
     }
 
     fn blobs(&self) -> Result<Vec<Object>> {

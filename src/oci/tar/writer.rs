@@ -1,12 +1,12 @@
 //! Writes tar archives, byte for byte as Go's `archive/tar` does in PAX format: ustar headers, and PAX records only for what
-//! they can't say. Whole seconds, numeric owners, no names of owners.
+//! they can't say. Numeric owners, no names of owners; fractions of seconds where an entry has them, which layers' never do.
 //!
 //! By hand and not through the `tar` crate, because that one writes GNU long names and base-256 numbers.
 //! Unaware of where entries come from.
 
 use std::io::{self, Read, Write};
 
-use super::{Entry, EntryKind, pax};
+use super::{Entry, EntryKind, Timestamp, pax};
 
 const BLOCK_SIZE: usize = 512;
 const NAME_SIZE: usize = 100;
@@ -75,7 +75,13 @@ impl<W: Write> TarWriter<W> {
         header.number(108..116, i128::from(entry.uid), "uid", &mut records);
         header.number(116..124, i128::from(entry.gid), "gid", &mut records);
         header.number(124..136, i128::from(size), "size", &mut records);
-        header.number(136..148, i128::from(entry.mtime.seconds), "mtime", &mut records);
+        match entry.mtime {
+            Timestamp { seconds, nanoseconds } if nanoseconds != 0 && seconds >= 0 => {
+                header.number(136..148, i128::from(seconds), "mtime", &mut Records::default());
+                records.add(b"mtime", format!("{seconds}.{nanoseconds:09}").into_bytes());
+            }
+            Timestamp { seconds, .. } => header.number(136..148, i128::from(seconds), "mtime", &mut records),
+        }
         header.number(329..337, i128::from(device.0), "SCHILY.devmajor", &mut records);
         header.number(337..345, i128::from(device.1), "SCHILY.devminor", &mut records);
         for (name, value) in &entry.xattrs {
