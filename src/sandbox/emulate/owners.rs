@@ -4,7 +4,7 @@
 use std::{io, path::Path};
 
 use rustix::{
-    fs::{AtFlags, CWD, XattrFlags},
+    fs::{AtFlags, CWD, Gid, Uid, XattrFlags},
     io::Errno,
 };
 
@@ -18,18 +18,24 @@ pub fn device(path: &Path, last: Last) -> Option<(u32, u32, u32)> {
     Some((kind, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-/// Changes the owner as `chown` does; `u32::MAX` keeps an id.
+/// Changes the owner as `chown` does; `u32::MAX` keeps an id. Really where the ids exist, for the steps that come later
+/// and are not emulated; else by writing it down.
 pub fn change_owner(path: &Path, last: Last, uid: u32, gid: u32) -> Result<(), Errno> {
     let flags = if last == Last::Itself { AtFlags::SYMLINK_NOFOLLOW } else { AtFlags::empty() };
-    let ids = |id: u32| (id != u32::MAX).then_some(0);
-    let real = (ids(uid).map(rustix::fs::Uid::from_raw), ids(gid).map(rustix::fs::Gid::from_raw));
     // The real call takes a link's record away with its file capabilities.
     let stat = rustix::fs::statat(CWD, path, flags)?;
     let old = recorded::owner(path, last).unwrap_or((stat.st_uid, stat.st_gid));
-    // It also has the right errors and takes set-id bits away.
-    rustix::fs::chownat(CWD, path, real.0, real.1, flags)?;
     let pick = |new: u32, old: u32| if new == u32::MAX { old } else { new };
-    recorded::record(path, last, pick(uid, old.0), pick(gid, old.1))
+    let new = (pick(uid, old.0), pick(gid, old.1));
+    match rustix::fs::chownat(CWD, path, Some(Uid::from_raw(new.0)), Some(Gid::from_raw(new.1)), flags) {
+        Err(Errno::INVAL) => {}
+        Ok(()) => return recorded::record(path, last, 0, 0),
+        Err(error) => return Err(error),
+    }
+    // This one has the right errors and takes set-id bits away.
+    let ids = |id: u32| (id != u32::MAX).then_some(0);
+    rustix::fs::chownat(CWD, path, ids(uid).map(Uid::from_raw), ids(gid).map(Gid::from_raw), flags)?;
+    recorded::record(path, last, new.0, new.1)
 }
 
 /// Makes the file that stands for a device.
