@@ -152,7 +152,7 @@ pub fn cache(cli: &Cli, args: &CacheArgs) -> Result<ExitCode, Failure> {
 }
 
 fn list(cli: &Cli, args: &LsArgs) -> Result<ExitCode, Failure> {
-    services::enter()?;
+    services::enter(cli)?;
     let store = services::open_store(cli)?;
     let mounts = store.cache_mounts().map_err(store_failure)?;
     let mut out = std::io::stdout().lock();
@@ -282,7 +282,7 @@ struct Work {
 
 impl Work {
     fn begin(cli: &Cli) -> Result<Self, Failure> {
-        let entered = services::enter()?;
+        let entered = services::enter(cli)?;
         let services = services::services(cli, &entered, Default::default())?;
         let runtime = services::runtime()?;
         let place = Place::here();
