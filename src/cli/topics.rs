@@ -44,7 +44,7 @@ cache mounts; one that several jobs write at the same moment keeps the last one'
 ";
 
 const RUNGS: &str = "\
-rbuild needs no root. It stands on the highest rung that the machine allows, and a build says which one it is if it is not
+rbuild needs no root. It stands on the highest rung that the machine allows, and a build says which one if it is not
 `full`. The same Dockerfile gives the same image on each that can run it:
 
   full      a user namespace with a range of ids: real owners, overlayfs
