@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, path::Path, path::PathBuf, sync::Arc, time::Dur
 use crate::{
     build::{BuildError, Event, Kind, copy::Opened, engine::Engine, error::chain, layer::blocking},
     plan::{self, Input, Mount, MountKind, VertexId},
-    sandbox,
+    sandbox::{self, Rung},
     snapshot::{
         copy::{self, CopyRequest, Source, Style},
         layered::LayeredRoot,
@@ -70,7 +70,11 @@ impl Engine {
         }
         let kinds = shown.into_iter().map(|one| {
             let source = sandbox::Source::Directory(leases[&one.id].path().to_owned());
-            (one.index, sandbox::MountKind::Bind { source, subpath: one.subpath, read_only: one.read_only })
+            let kind = match sandbox::current() {
+                Rung::Chroot => sandbox::MountKind::Moved { source, subpath: one.subpath, returns: true },
+                _ => sandbox::MountKind::Bind { source, subpath: one.subpath, read_only: one.read_only },
+            };
+            (one.index, kind)
         });
         let kinds = kinds.collect();
         Ok((leases.into_values().collect(), kinds))
@@ -82,6 +86,8 @@ impl Engine {
             unreachable!("the caller has matched a cache mount")
         };
         let sharing = match sharing {
+            // What is moved to where a step sees it can't be seen by two.
+            plan::CacheSharing::Shared if sandbox::current() == Rung::Chroot => CacheSharing::Locked,
             plan::CacheSharing::Shared => CacheSharing::Shared,
             plan::CacheSharing::Private => CacheSharing::Private,
             plan::CacheSharing::Locked => CacheSharing::Locked,

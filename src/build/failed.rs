@@ -6,7 +6,7 @@ use std::{path::PathBuf, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    build::{BuildError, StepId, error::Kind, harvest, layer::open_roots},
+    build::{BuildError, StepId, error::Kind, harvest, layer::open_roots, make_writable},
     sandbox::{MountKind, RootFs, Source, Spec},
     store::{SnapshotDraft, SnapshotId, Store},
 };
@@ -103,9 +103,10 @@ impl FailedRun {
     }
 
     /// What to start in its place: other arguments, and changes that go to `draft`.
-    pub fn spec(&self, args: Vec<String>, draft: &SnapshotDraft) -> Spec {
-        let rootfs = RootFs::Overlay { lowers: self.layers().to_vec(), upper: draft.fs(), work: draft.work(), volatile: true };
-        Spec { args, rootfs, ..self.spec.clone() }
+    pub fn spec(&self, args: Vec<String>, draft: &SnapshotDraft) -> Result<Spec, BuildError> {
+        let mut spec = Spec { args, ..self.spec.clone() };
+        make_writable(&mut spec, draft, self.layers())?;
+        Ok(spec)
     }
 
     /// The step's working directory.
@@ -150,7 +151,7 @@ fn without_secrets(spec: &Spec, lowers: Vec<PathBuf>, secret_variables: &[String
 
 fn source_exists(kind: &MountKind) -> bool {
     match kind {
-        MountKind::Bind { source, .. } | MountKind::Discard { source, .. } => match source {
+        MountKind::Bind { source, .. } | MountKind::Discard { source, .. } | MountKind::Moved { source, .. } => match source {
             Source::Directory(path) => path.exists(),
             Source::Overlay(paths) => paths.iter().all(|path| path.exists()),
         },

@@ -26,6 +26,7 @@ mod remember;
 mod remote;
 mod report;
 mod request;
+mod root;
 mod run;
 mod secrets;
 mod sources;
@@ -45,6 +46,7 @@ pub use progress::{Event, OutputStream, Progress, Silent, StepId};
 pub use remote::{CacheEntry, RemoteCache};
 pub use report::{Hit, Report, StepReport, StepResult, Transfer};
 pub use request::{CacheMode, ContextSource, LayerPolicy, Outcome, PlatformOutcome, PullPolicy, Request, Services};
+pub use root::make_writable;
 pub use secrets::{MIN_BYTES as MIN_SECRET_BYTES, Secret, Secrets};
 pub use sources::{SourceOptions, Sources, downloads_directory, repositories_directory};
 

@@ -166,7 +166,7 @@ impl Services {
             store,
             client,
             parallel: Arc::new(tokio::sync::Semaphore::new(threads.max(4))),
-            ownership: if entered.rung == Rung::Full { Ownership::Set } else { Ownership::Record },
+            ownership: if matches!(entered.rung, Rung::Full | Rung::Chroot) { Ownership::Set } else { Ownership::Record },
             cancel: Arc::new(Cancel::new()?),
             open_files: crate::sys::limits::raise_open_files(),
             remote: None,

@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex},
 };
 
 use crate::{
@@ -11,11 +11,11 @@ use crate::{
         engine::{Engine, Realised},
         error::chain,
         layer::{blocking, directories},
+        root,
         secrets::{Masker, Secrets},
     },
     plan::{Input, Mount, MountKind, NetworkMode, RunOp, VertexId},
-    sandbox::{self, Exit, RootFs, RunError, Rung, Spec, Stream},
-    snapshot::{self, Snapshotter},
+    sandbox::{self, Exit, RunError, Rung, Spec, Stream},
     store::{CacheMountLease, SnapshotDraft, SnapshotId},
 };
 
@@ -55,37 +55,25 @@ impl Engine {
             mounts.push(sandbox::Mount { target: Path::new("/dev/pipes").join(&script.name), kind });
         }
         env.extend(op.proxy_env.iter().filter(|(name, _)| !op.env.iter().any(|(known, _)| known == name)).cloned());
-        let (draft, rootfs) = self.prepare_root(draft, lowers.clone()).await?;
-        let spec = self.spec(op, env, mounts, rootfs);
+        let mut spec = self.spec(op, env, mounts);
+        let mounts = spec.mounts.clone();
+        let (draft, spec) = {
+            let lowers = lowers.clone();
+            blocking(move || root::make_writable(&mut spec, &draft, &lowers).map(|()| (draft, spec))).await?
+        };
         let emulation = self.emulation(id).await?;
         held.secret_variables.extend(op.proxy_env.iter().map(|(name, _)| name.clone()));
         let exit = self.run_spec(id, spec.clone()).await.inspect(|exit| self.note_usage(id, exit));
         if let Err(error) = exit.and_then(|exit| check_exit(op, exit)) {
+            // What was copied for this time is copied again for whoever looks into the step.
+            let spec = Spec { mounts, scratch: None, ..spec };
             return Err(self.keep_failed(id, explain(error, emulation), spec, draft, held));
         }
         drop(held);
         let snapshot = snapshot.clone();
         blocking(move || {
-            Self::snapshotter(&draft).finish(draft.path(), &lowers).map_err(store_error)?;
+            root::snapshotter(&draft).finish(draft.path(), &lowers).map_err(root::store_error)?;
             draft.commit(&snapshot).map(drop).map_err(BuildError::store)
-        })
-        .await
-    }
-
-    /// Overlayfs where the store's file system takes its writes; else every step starts from a copy of its root.
-    fn snapshotter(draft: &SnapshotDraft) -> &'static dyn Snapshotter {
-        static OVERLAY_WORKS: OnceLock<bool> = OnceLock::new();
-        let works = OVERLAY_WORKS.get_or_init(|| snapshot::overlay_works(draft.path()).is_ok());
-        if *works { &snapshot::Overlay } else { &snapshot::Native }
-    }
-
-    async fn prepare_root(&self, draft: SnapshotDraft, lowers: Vec<PathBuf>) -> Result<(SnapshotDraft, RootFs), BuildError> {
-        blocking(move || {
-            let rootfs = match Self::snapshotter(&draft).prepare(draft.path(), &lowers).map_err(store_error)? {
-                snapshot::Root::Overlay { lowers, upper, work } => RootFs::Overlay { lowers, upper, work, volatile: true },
-                snapshot::Root::Directory(path) => RootFs::Directory(path),
-            };
-            Ok((draft, rootfs))
         })
         .await
     }
@@ -109,7 +97,7 @@ impl Engine {
         error
     }
 
-    fn spec(&self, op: &RunOp, env: Vec<(String, String)>, mounts: Vec<sandbox::Mount>, rootfs: RootFs) -> Spec {
+    fn spec(&self, op: &RunOp, env: Vec<(String, String)>, mounts: Vec<sandbox::Mount>) -> Spec {
         let defaults = &self.request.run_defaults;
         // We raised ours; programs that close every descriptor there may be would notice.
         let (soft, hard) = self.services.open_files;
@@ -117,7 +105,6 @@ impl Engine {
         let given = defaults.ulimits.iter().map(|limit| sandbox::Ulimit { name: limit.name.clone(), soft: limit.soft, hard: limit.hard });
         let ulimits = std::iter::once(own).chain(given);
         Spec {
-            rootfs,
             args: op.args.clone(),
             env,
             cwd: op.cwd.clone(),
@@ -244,10 +231,6 @@ impl Engine {
             }
         })
     }
-}
-
-fn store_error(error: snapshot::Error) -> BuildError {
-    BuildError::new(Kind::Store, chain(&error))
 }
 
 /// On the lowest rung nothing is run.

@@ -11,7 +11,7 @@ use crate::{
         find, ports, request, services,
     },
     plan::NetworkMode,
-    sandbox::{self, DefaultNetwork, Network, Published, RootFs, Spec},
+    sandbox::{self, DefaultNetwork, Network, Published, Rung, Spec},
 };
 
 /// Runs the image's command, or the one given, and passes its exit code on.
@@ -28,6 +28,11 @@ fn start(cli: &Cli, args: &RunArgs) -> Result<ExitCode, Failure> {
     let ports = args.publish.iter().map(|text| ports::parse(text)).collect::<Result<Vec<_>, _>>()?;
     let mounts = volumes(args)?;
     let entered = services::enter(cli)?;
+    let writes_outside = |mount: &sandbox::Mount| matches!(mount.kind, sandbox::MountKind::Bind { read_only: false, .. });
+    if entered.rung == Rung::Chroot && mounts.iter().any(writes_outside) {
+        return Err(Failure::new("--volume: nothing can be mounted here (the `chroot` rung), so that what is written would be lost")
+            .with_hint("SOURCE:TARGET:ro gives the container a copy"));
+    }
     let services = services::services(cli, &entered, crate::build::SourceOptions::default())?;
     let runtime = services::runtime()?;
     let (_, image) = find::image(&services.store, &args.image, None)?;
@@ -35,8 +40,7 @@ fn start(cli: &Cli, args: &RunArgs) -> Result<ExitCode, Failure> {
     let progress: Arc<dyn build::Progress> = Arc::new(Silent);
     let lowers = runtime.block_on(build::unpack_image(&image, &services, &progress)).map_err(|error| Failure::new(error.message))?;
     let draft = services.store.new_snapshot().map_err(|error| Failure::new(chain(&error)))?;
-    let spec = Spec {
-        rootfs: RootFs::Overlay { lowers, upper: draft.fs(), work: draft.work(), volatile: true },
+    let mut spec = Spec {
         args: command(args, config)?,
         env: variables(args, config)?,
         cwd: working_directory(args, config),
@@ -46,6 +50,7 @@ fn start(cli: &Cli, args: &RunArgs) -> Result<ExitCode, Failure> {
         network: network(args, ports)?,
         ..Spec::default()
     };
+    build::make_writable(&mut spec, &draft, &lowers).map_err(|error| Failure::new(error.message))?;
     container::attach(&runtime, &spec, args.tty)
 }
 

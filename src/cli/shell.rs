@@ -20,7 +20,7 @@ use crate::{
         progress::Place,
         services,
     },
-    sandbox::{Mount, MountKind, RootFs, Source, Spec},
+    sandbox::{Mount, MountKind, Source, Spec},
     snapshot::layered::{LayeredRoot, Lower},
     store::SnapshotDraft,
     sys::root::RootDir,
@@ -154,7 +154,7 @@ pub fn copy_all(run: &FailedRun, copies: &[Copy]) -> Result<(), Failure> {
 /// Opens a shell where the step failed.
 pub fn enter_step(run: &FailedRun, command: &[String], services: &Services, runtime: &Runtime) -> Result<ExitCode, Failure> {
     let draft = services.store.new_snapshot().map_err(|error| Failure::new(chain(&error)))?;
-    let mut spec = run.spec(Vec::new(), &draft);
+    let mut spec = run.spec(Vec::new(), &draft).map_err(|error| Failure::new(error.message))?;
     if command.is_empty() {
         eprintln!("step {}: {}", run.step, run.name.lines().next().unwrap_or_default());
         eprintln!("the command that failed: {}", quoted(run.command()));
@@ -172,7 +172,6 @@ fn enter_image(name: &str, command: &[String], services: &Services, runtime: &Ru
     let config = &image.config.config;
     let env = config.env.iter().filter_map(|text| text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())));
     let mut spec = Spec {
-        rootfs: RootFs::Overlay { lowers: lowers.clone(), upper: draft.fs(), work: draft.work(), volatile: true },
         env: env.collect(),
         cwd: if config.working_dir.is_empty() { "/".to_owned() } else { config.working_dir.clone() },
         user: config.user.clone(),
@@ -180,6 +179,7 @@ fn enter_image(name: &str, command: &[String], services: &Services, runtime: &Ru
         network: crate::sandbox::Network::Host,
         ..Spec::default()
     };
+    build::make_writable(&mut spec, &draft, &lowers).map_err(|error| Failure::new(error.message))?;
     start(&mut spec, command, &lowers, runtime)
 }
 

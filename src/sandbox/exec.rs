@@ -31,17 +31,27 @@ use crate::sys::{self, fdpass, process, seccomp::Instruction};
 /// net_raw, sys_chroot, mknod, audit_write, setfcap.
 pub const CAPABILITIES: u64 = 0xa804_25fb;
 
+/// With what powers a program is left.
+#[derive(Debug)]
+pub enum Power {
+    /// Those of root in namespaces of its own.
+    Namespaced,
+    /// The same where there is one id; the socket takes the descriptor on which held calls arrive.
+    OneId(UnixStream),
+    /// Those with which nobody gets out of a chroot.
+    WithoutNamespaces,
+}
+
 /// Becomes the step's program. Returns only with the reason why not.
 /// `stdin` is what it reads instead of nothing.
-/// `emulator` is where the descriptor goes on which held calls arrive, where there is one id only.
-pub fn become_program(spec: &Spec, user: &User, stdin: Option<OwnedFd>, emulator: Option<UnixStream>) -> InitError {
-    match prepare(spec, user, stdin, emulator) {
+pub fn become_program(spec: &Spec, user: &User, stdin: Option<OwnedFd>, power: Power) -> InitError {
+    match prepare(spec, user, stdin, power) {
         Ok(()) => exec(spec, user),
         Err(error) => error,
     }
 }
 
-fn prepare(spec: &Spec, user: &User, stdin: Option<OwnedFd>, emulator: Option<UnixStream>) -> Result<(), InitError> {
+fn prepare(spec: &Spec, user: &User, stdin: Option<OwnedFd>, power: Power) -> Result<(), InitError> {
     // No terminal of ours to push characters into.
     rustix::process::setsid().during("start a session")?;
     set_stdin(stdin)?;
@@ -59,9 +69,13 @@ fn prepare(spec: &Spec, user: &User, stdin: Option<OwnedFd>, emulator: Option<Un
     let path = variable(&spec.env, "PATH");
     let program = spec.args.first().and_then(|name| find_program(name, path).ok());
     let filter = seccomp::filter(program.is_some_and(|program| is_32_bit(&program)));
-    match emulator {
-        None => give_up_power(user, &filter)?,
-        Some(socket) => give_up_power_with_one_id(user, &filter, &socket)?,
+    match power {
+        Power::Namespaced => give_up_power(user, &filter, CAPABILITIES)?,
+        Power::OneId(socket) => give_up_power_with_one_id(user, &filter, &socket)?,
+        Power::WithoutNamespaces => {
+            let filter = if may_filter(user)? { filter } else { Vec::new() };
+            give_up_power(user, &filter, in_chroot()?)?;
+        }
     }
     // A directory that root may not enter (on a network file system) may still be the user's.
     entered.or_else(|_| enter_cwd(&spec.cwd)).during(&format!("enter {}", spec.cwd))?;
@@ -123,7 +137,7 @@ fn set_limit(limit: &Ulimit) -> Result<(), InitError> {
 }
 
 /// Ids, the filter and capabilities, in the order in which each may still be changed.
-fn give_up_power(user: &User, filter: &[Instruction]) -> Result<(), InitError> {
+fn give_up_power(user: &User, filter: &[Instruction], capabilities: u64) -> Result<(), InitError> {
     let groups: Vec<Gid> = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     if let Err(error) = rustix::thread::set_thread_groups(&groups) {
@@ -133,17 +147,37 @@ fn give_up_power(user: &User, filter: &[Instruction]) -> Result<(), InitError> {
         }
     }
     rustix::thread::set_thread_res_gid(gid, gid, gid).during(&format!("become group {}", user.gid))?;
-    drop_bounding_set()?;
+    drop_bounding_set(capabilities)?;
     if !filter.is_empty() {
         sys::seccomp::install(filter).during("install the seccomp filter")?;
     }
     rustix::thread::set_thread_res_uid(uid, uid, uid).during(&format!("become user {}", user.uid))?;
-    limit_capabilities(user)
+    limit_capabilities(user, capabilities)
 }
 
-fn limit_capabilities(user: &User) -> Result<(), InitError> {
+/// What of the default capabilities we have and a chroot holds.
+fn in_chroot() -> Result<u64, InitError> {
+    const SYS_CHROOT: u64 = 1 << 18;
+    const MKNOD: u64 = 1 << 27;
+    let ours = rustix::thread::capabilities(None).during("read our capabilities")?.permitted;
+    Ok(CAPABILITIES & ours.bits() & !(SYS_CHROOT | MKNOD))
+}
+
+/// Without CAP_SYS_ADMIN a filter takes no_new_privs: root loses nothing by it, another user's `sudo` would not work.
+fn may_filter(user: &User) -> Result<bool, InitError> {
+    let ours = rustix::thread::capabilities(None).during("read our capabilities")?.effective;
+    if ours.contains(CapabilitySet::SYS_ADMIN) {
+        return Ok(true);
+    }
+    if user.uid == 0 {
+        rustix::thread::set_no_new_privs(true).during("set no_new_privs")?;
+    }
+    Ok(user.uid == 0)
+}
+
+fn limit_capabilities(user: &User, capabilities: u64) -> Result<(), InitError> {
     rustix::thread::clear_ambient_capability_set().during("clear ambient capabilities")?;
-    let kept = if user.uid == 0 { CapabilitySet::from_bits_retain(CAPABILITIES) } else { CapabilitySet::empty() };
+    let kept = if user.uid == 0 { CapabilitySet::from_bits_retain(capabilities) } else { CapabilitySet::empty() };
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets).during("set capabilities")
 }
@@ -151,7 +185,7 @@ fn limit_capabilities(user: &User) -> Result<(), InitError> {
 /// The same where there is one id: the user's are emulated, the powers follow them.
 fn give_up_power_with_one_id(user: &User, filter: &[Instruction], emulator: &UnixStream) -> Result<(), InitError> {
     emulate::pretend(user).during(&format!("become user {}", user.uid))?;
-    drop_bounding_set()?;
+    drop_bounding_set(CAPABILITIES)?;
     if user.uid != 0 {
         // Really we stay id 0, which would get its powers back at exec.
         let bits = CapabilitiesSecureBits::NO_ROOT | CapabilitiesSecureBits::NO_ROOT_LOCKED;
@@ -163,13 +197,13 @@ fn give_up_power_with_one_id(user: &User, filter: &[Instruction], emulator: &Uni
     let listener = sys::notify::install(&emulate::held_calls()).during("install the emulation filter")?;
     fdpass::send(emulator, 0, Some(listener.as_fd())).during("hand over the emulation filter")?;
     drop(listener);
-    limit_capabilities(user)
+    limit_capabilities(user, CAPABILITIES)
 }
 
-fn drop_bounding_set() -> Result<(), InitError> {
+fn drop_bounding_set(kept: u64) -> Result<(), InitError> {
     for number in 0..64 {
         let capability = CapabilitySet::from_bits_retain(1 << number);
-        if CAPABILITIES & (1 << number) != 0 {
+        if kept & (1 << number) != 0 {
             continue;
         }
         match rustix::thread::remove_capability_from_bounding_set(capability) {

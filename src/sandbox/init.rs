@@ -13,7 +13,7 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
     path::Path,
@@ -30,6 +30,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    chroot,
     emulate::Emulator,
     exec, files,
     mounts::{self, Prepared},
@@ -76,10 +77,12 @@ pub(super) struct Order {
     pub network: Attachment,
     /// There is one id: all others are emulated.
     pub one_id: bool,
+    /// There are no namespaces: the step gets a chroot.
+    pub chroot: bool,
 }
 
 /// The socket to rbuild. It comes as standard input and is moved away from there.
-struct Control {
+pub(super) struct Control {
     socket: UnixStream,
 }
 
@@ -97,10 +100,16 @@ impl Control {
     }
 
     /// Only the first message counts. Nobody to hear it: rbuild is gone and we shall be soon.
-    fn tell(&self, message: &Message) {
+    pub(super) fn tell(&self, message: &Message) {
         let Ok(mut line) = serde_json::to_vec(message) else { return };
         line.push(b'\n');
         let _ = (&self.socket).write_all(&line);
+    }
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -112,9 +121,12 @@ struct Ready {
 }
 
 fn keep(control: &Control) -> Result<(), InitError> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).during("tie the sandbox to rbuild")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let (order, stdin) = control.receive_order().during("read the spec")?;
+    if order.chroot {
+        return chroot::keep(control, &order, stdin);
+    }
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).during("tie the sandbox to rbuild")?;
     let outside = File::open("/proc/self/ns/mnt").during("open the mount namespace")?;
     unshare(&order.spec, &order.network)?;
     let mut stubs = Stubs::default();
@@ -157,7 +169,7 @@ fn unshare(spec: &Spec, network: &Attachment) -> Result<(), InitError> {
     nix::unistd::sethostname(&spec.hostname).during("set the host name")
 }
 
-fn build_root(Order { spec, network, one_id }: &Order, stubs: &mut Stubs) -> Result<Ready, InitError> {
+fn build_root(Order { spec, network, one_id, .. }: &Order, stubs: &mut Stubs) -> Result<Ready, InitError> {
     let OpenRoot { mount, staging } = rootfs::open(&spec.rootfs)?;
     let root = RootDir::from_fd(mount);
     let user = user::resolve(&spec.user, &root).map_err(InitError::User)?;
@@ -181,7 +193,7 @@ fn build_root(Order { spec, network, one_id }: &Order, stubs: &mut Stubs) -> Res
 }
 
 /// The generated files come first, so that a mount of the step with the same target wins.
-fn all_mounts(spec: &Spec, network: &Attachment) -> Vec<Mount> {
+pub(super) fn all_mounts(spec: &Spec, network: &Attachment) -> Vec<Mount> {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let hosts = files::hosts(&spec.hostname, &spec.extra_hosts);
     let forward = matches!(network, Attachment::Join(_)).then_some(NAME_SERVER);
@@ -209,7 +221,7 @@ fn close_to_others(mount: &mut Mount, user: &User) {
 }
 
 /// Makes the working directory as the user's own, with its missing parents; it belongs to the layer.
-fn make_cwd(root: &RootDir, cwd: &str, user: &User) -> Result<(), InitError> {
+pub(super) fn make_cwd(root: &RootDir, cwd: &str, user: &User) -> Result<(), InitError> {
     if root.open_in(Path::new(cwd), OFlags::PATH, Mode::empty()).is_ok() {
         return Ok(());
     }
@@ -244,7 +256,12 @@ fn start(spec: &Spec, ready: &Ready, streams: Streams<'_>, emulator: Option<Unix
     let Streams { stdin, control } = streams;
     let program = || {
         // Told before the reaper can tell the exit of a program that never was.
-        control.tell(&Message::Failed(exec::become_program(spec, &ready.user, stdin, emulator)));
+        control.tell(&Message::Failed(exec::become_program(
+            spec,
+            &ready.user,
+            stdin,
+            emulator.map_or(exec::Power::Namespaced, exec::Power::OneId),
+        )));
         1
     };
     let program = process::fork(program).during("fork")?;
@@ -264,7 +281,7 @@ fn wait_for_program(program: Pid) -> Result<Exit, InitError> {
     }
 }
 
-fn exit_of(ended: Ended) -> Exit {
+pub(super) fn exit_of(ended: Ended) -> Exit {
     Exit {
         code: ended.code.unwrap_or_else(|| 128 + ended.signal.unwrap_or(0)),
         signal: ended.signal,
@@ -301,6 +318,6 @@ fn reap_and_emulate(spec: &Spec, ready: &Ready, streams: Streams<'_>) -> Result<
     }
 }
 
-fn rustix_pid(pid: Pid) -> Result<rustix::process::Pid, InitError> {
+pub(super) fn rustix_pid(pid: Pid) -> Result<rustix::process::Pid, InitError> {
     rustix::process::Pid::from_raw(pid.as_raw()).ok_or(io::Error::from(io::ErrorKind::InvalidInput)).during("watch the program")
 }

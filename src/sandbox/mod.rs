@@ -5,6 +5,7 @@
 //! thread. See [`init`] for the processes of a step.
 
 mod bpf;
+mod chroot;
 mod emulate;
 pub mod emulation;
 pub mod enter;

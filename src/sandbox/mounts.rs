@@ -42,8 +42,8 @@ enum Content {
     Tmpfs(Option<u64>),
 }
 
-/// Opens all sources; of several mounts with one target the last one counts. The result is in the order of mounting.
-pub fn prepare(mounts: &[Mount], staging: &OwnedFd) -> Result<Vec<Prepared>, InitError> {
+/// The mounts in the order of mounting; of several with one target the last one counts.
+pub fn in_order(mounts: &[Mount]) -> Result<Vec<(PathBuf, &MountKind)>, InitError> {
     let mut sorted: Vec<(PathBuf, &MountKind)> = Vec::new();
     for mount in mounts {
         let target = clean(&mount.target);
@@ -51,11 +51,16 @@ pub fn prepare(mounts: &[Mount], staging: &OwnedFd) -> Result<Vec<Prepared>, Ini
         sorted.push((target, &mount.kind));
     }
     sorted.sort_by_key(|(target, _)| target.components().count());
+    match sorted.iter().find(|(target, _)| target == Path::new("/")) {
+        Some((target, _)) => Err(refuse(target, "invalid mount target")),
+        None => Ok(sorted),
+    }
+}
+
+/// Opens all sources. The result is in the order of mounting.
+pub fn prepare(mounts: &[Mount], staging: &OwnedFd) -> Result<Vec<Prepared>, InitError> {
     let mut prepared = Vec::new();
-    for (target, kind) in sorted {
-        if target == Path::new("/") {
-            return Err(refuse(&target, "invalid mount target"));
-        }
+    for (target, kind) in in_order(mounts)? {
         let content = content_of(kind, staging).map_err(|error| refuse(&target, error))?;
         prepared.push(Prepared { target, content });
     }
@@ -120,6 +125,7 @@ fn content_of(kind: &MountKind, staging: &OwnedFd) -> io::Result<Content> {
             Ok(Content::Tree(file, Shape::File))
         }
         MountKind::Ssh { .. } => Err(io::Error::other("an ssh mount is made by rbuild itself")),
+        MountKind::Moved { .. } => Err(io::Error::other("what is moved is for the `chroot` rung")),
     }
 }
 

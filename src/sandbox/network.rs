@@ -110,6 +110,14 @@ pub(super) fn attachment(network: &Network) -> Attachment {
     }
 }
 
+/// The same where there are no namespaces: everybody shares ours.
+pub(super) fn without_namespaces(network: &Network) -> io::Result<Attachment> {
+    match network {
+        Network::Host | Network::Default => Ok(Attachment::Host),
+        Network::None => Err(io::Error::other("network none takes a network namespace, which the `chroot` rung does not have")),
+    }
+}
+
 /// Starts pasta from a thread that stays: pasta is tied to the thread that started it, and must not end with a worker.
 fn start() -> io::Result<OwnedFd> {
     let (tell, told) = mpsc::channel();

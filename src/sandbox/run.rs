@@ -79,9 +79,11 @@ fn run_with(
     // Their sockets and threads live as long as the step.
     let _proxies = ssh::start_proxies(&mut spec).map_err(RunError::Start)?;
     let timeout = spec.timeout;
-    let network = network::attachment(&spec.network);
+    let chroot = enter::current() == Rung::Chroot;
+    let network = if chroot { network::without_namespaces(&spec.network) } else { Ok(network::attachment(&spec.network)) };
+    let network = network.map_err(RunError::Start)?;
     let one_id = enter::current() == Rung::Single || (spec.emulate_ids && enter::current() == Rung::Full);
-    let mut step = Step::start(&Order { spec, network, one_id }, terminal).map_err(RunError::Start)?;
+    let mut step = Step::start(&Order { spec, network, one_id, chroot }, terminal).map_err(RunError::Start)?;
     started(Pid::from_raw(i32::try_from(step.child.id()).unwrap_or(i32::MAX)));
     let deadline = timeout.map(|timeout| (Instant::now() + timeout, timeout));
     let mut answer = Vec::new();
@@ -123,6 +125,8 @@ fn understand(answer: &[u8], status: ExitStatus) -> Result<Exit, RunError> {
 struct Step {
     child: Child,
     control: Option<UnixStream>,
+    /// It clears up by itself when nobody listens any more.
+    clears_up: bool,
     ended: bool,
 }
 
@@ -143,7 +147,7 @@ impl Step {
         let child = command.spawn()?;
         // The command still holds the other end, which would keep the socket open for ever.
         drop(command);
-        let step = Self { child, control: Some(control), ended: false };
+        let step = Self { child, control: Some(control), clears_up: order.chroot, ended: false };
         step.send(order, terminal)?;
         Ok(step)
     }
@@ -179,7 +183,11 @@ impl Step {
 impl Drop for Step {
     fn drop(&mut self) {
         if !self.ended {
-            let _ = self.child.kill();
+            // The other end sees that this one is closed.
+            drop(self.control.take());
+            if !self.clears_up {
+                let _ = self.child.kill();
+            }
             let _ = self.child.wait();
         }
     }

@@ -34,6 +34,8 @@ pub struct Spec {
     pub stdio: Stdio,
     /// The step is killed after this time.
     pub timeout: Option<Duration>,
+    /// An empty directory of ours on the root's file system; only the `chroot` rung needs it.
+    pub scratch: Option<PathBuf>,
     /// The step speaks of ids that are not mapped: all its ids are emulated, as where there is one id only.
     pub emulate_ids: bool,
 }
@@ -54,6 +56,7 @@ impl Default for Spec {
             ulimits: Vec::new(),
             stdio: Stdio::Capture,
             timeout: None,
+            scratch: None,
             emulate_ids: false,
         }
     }
@@ -106,6 +109,16 @@ pub enum MountKind {
         subpath: PathBuf,
         /// An empty directory for the writes, which the caller deletes; without it they go to memory.
         scratch: Option<PathBuf>,
+    },
+    /// Where nothing can be mounted (the `chroot` rung): a file or directory on the root's file system that is moved to its
+    /// place for the time of the step.
+    Moved {
+        /// The tree it comes from.
+        source: Source,
+        /// Path in that tree, resolved inside it.
+        subpath: PathBuf,
+        /// It moves back afterwards, as the step leaves it; else it is removed.
+        returns: bool,
     },
     /// An empty file system in memory.
     Tmpfs {

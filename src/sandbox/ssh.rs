@@ -4,9 +4,12 @@
 use std::{
     fs::Permissions,
     io,
-    os::unix::{
-        fs::{PermissionsExt, chown},
-        net::{UnixListener, UnixStream},
+    os::{
+        fd::AsRawFd,
+        unix::{
+            fs::{PermissionsExt, chown},
+            net::{UnixListener, UnixStream},
+        },
     },
     path::{Path, PathBuf},
     thread,
@@ -30,19 +33,29 @@ pub fn start_proxies(spec: &mut Spec) -> io::Result<Vec<Proxy>> {
     let mut proxies = Vec::new();
     for mount in &mut spec.mounts {
         let MountKind::Ssh { agent, mode, uid, gid } = &mount.kind else { continue };
-        let proxy = Proxy::start(agent.clone(), *mode, (*uid, *gid))?;
+        let proxy = Proxy::start(agent.clone(), *mode, (*uid, *gid), spec.scratch.as_deref())?;
         let source = Source::Directory(proxy.directory.path().to_owned());
-        mount.kind = MountKind::Bind { source, subpath: SOCKET.into(), read_only: false };
+        mount.kind = match spec.scratch {
+            Some(_) => MountKind::Moved { source, subpath: SOCKET.into(), returns: true },
+            None => MountKind::Bind { source, subpath: SOCKET.into(), read_only: false },
+        };
         proxies.push(proxy);
     }
     Ok(proxies)
 }
 
 impl Proxy {
-    fn start(agent: PathBuf, mode: u32, (uid, gid): (u32, u32)) -> io::Result<Self> {
-        let directory = tempfile::Builder::new().prefix("rbuild-ssh-").tempdir()?;
+    fn start(agent: PathBuf, mode: u32, (uid, gid): (u32, u32), scratch: Option<&Path>) -> io::Result<Self> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("rbuild-ssh-");
+        let directory = match scratch {
+            Some(scratch) => builder.tempdir_in(scratch)?,
+            None => builder.tempdir()?,
+        };
         let path = directory.path().join(SOCKET);
-        let listener = UnixListener::bind(&path)?;
+        // An address has room for 107 bytes; a store's path may be longer.
+        let opened = std::fs::File::open(directory.path())?;
+        let listener = UnixListener::bind(format!("/proc/self/fd/{}/{SOCKET}", opened.as_raw_fd()))?;
         match chown(&path, Some(uid), Some(gid)) {
             // Where there is one id, everybody is the socket's owner.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
@@ -59,7 +72,8 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         let _ = std::fs::write(self.directory.path().join(STOP), "");
         // Wakes the thread, which then finds the mark.
-        let _ = UnixStream::connect(self.directory.path().join(SOCKET));
+        let Ok(opened) = std::fs::File::open(self.directory.path()) else { return };
+        let _ = UnixStream::connect(format!("/proc/self/fd/{}/{SOCKET}", opened.as_raw_fd()));
     }
 }
 

@@ -61,14 +61,42 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// What there is to say of our children.
+#[derive(Debug, Clone, Copy)]
+pub enum Waited {
+    /// One has ended.
+    Ended(Ended),
+    /// None of them has.
+    Running,
+    /// There is none.
+    NoChild,
+}
+
 /// Waits for a child (`None`: any) and says how it ended.
 pub fn wait_for(pid: Option<Pid>) -> io::Result<Ended> {
+    match wait(pid, 0)? {
+        Some(ended) => Ok(ended),
+        None => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+/// Collects a child that has ended, if one has.
+pub fn try_wait() -> io::Result<Waited> {
+    match wait(None, libc::WNOHANG) {
+        Ok(Some(ended)) => Ok(Waited::Ended(ended)),
+        Ok(None) => Ok(Waited::Running),
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(Waited::NoChild),
+        Err(error) => Err(error),
+    }
+}
+
+fn wait(pid: Option<Pid>, options: libc::c_int) -> io::Result<Option<Ended>> {
     loop {
         let mut status = 0;
         // SAFETY: `rusage` is plain numbers, all zeroes are a valid value.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
         // SAFETY: both out-pointers are valid for the duration of the call.
-        let found = unsafe { libc::wait4(pid.map_or(-1, Pid::as_raw), &mut status, 0, &mut usage) };
+        let found = unsafe { libc::wait4(pid.map_or(-1, Pid::as_raw), &mut status, options, &mut usage) };
         if found < 0 {
             let error = io::Error::last_os_error();
             if error.kind() == io::ErrorKind::Interrupted {
@@ -76,15 +104,26 @@ pub fn wait_for(pid: Option<Pid>) -> io::Result<Ended> {
             }
             return Err(error);
         }
+        if found == 0 {
+            return Ok(None);
+        }
         let micros = |time: libc::timeval| u64::try_from(i128::from(time.tv_sec) * 1_000_000 + i128::from(time.tv_usec)).unwrap_or(0);
-        return Ok(Ended {
+        return Ok(Some(Ended {
             pid: Pid::from_raw(found),
             code: libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)),
             signal: libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)),
             max_rss_kb: u64::try_from(usage.ru_maxrss).unwrap_or(0),
             user_us: micros(usage.ru_utime),
             system_us: micros(usage.ru_stime),
-        });
+        }));
+    }
+}
+
+/// Leaves every signal that asks a program to end, or a terminal sends, without effect.
+pub fn ignore_signals() {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGPIPE] {
+        // SAFETY: SIG_IGN installs no handler of ours.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
 }
 
