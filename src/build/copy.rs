@@ -11,13 +11,13 @@ use nix::sys::resource::UsageWho;
 
 use crate::{
     build::{
-        BuildError, Kind,
+        BuildError, Kind, Layer,
         engine::{Engine, Realised},
         error::chain,
         fetched::Fetched,
         inputs::Files,
         key::source_name,
-        layer::{blocking, directories, open_roots},
+        layer::{blocking, directories, on_lowers, open_roots},
         recorder::usage,
     },
     dockerfile::{chmod::Chmod, ignore::Matcher, suggest},
@@ -91,20 +91,17 @@ impl Engine {
         for source in &op.sources {
             opened.push(self.open_source(&source.from).await?);
         }
-        let below = match op.link {
-            true => Vec::new(),
-            false => directories(&parent.stack, &self.services, &self.progress).await?,
-        };
-        let draft = self.services.store.new_snapshot().map_err(BuildError::store)?;
         let time = self.made_time();
+        let below: &[Arc<Layer>] = if op.link { &[] } else { &parent.stack };
         let (op, this, snapshot) = (op.clone(), self.clone(), snapshot.clone());
-        blocking(move || {
+        on_lowers(below, &self.services, &self.progress, move |lowers| {
             let before = usage(UsageWho::RUSAGE_THREAD);
-            let mut root = writable(&draft.fs(), &below, this.services.ownership)?;
+            let draft = this.services.store.new_snapshot().map_err(BuildError::store)?;
+            let mut root = writable(&draft.fs(), lowers, this.services.ownership)?;
             let flags = Flags::of(&op)?;
             let owner = resolve_owner(&op, (!op.link && this.has_rootfs(id)).then_some(&root))?;
             let request = flags.request(&op, &opened, owner, time);
-            let copied = copy::copy(&request, &mut root).map_err(|error| copy_error(&op.sources, &opened, &error))?;
+            let copied = copy::copy(&request, &mut root).map_err(|error| copy_error(&op.sources, &opened, &error).caused_by(&error))?;
             drop(request);
             drop(root);
             this.note_copy(id, before, copied.bytes);
@@ -119,15 +116,13 @@ impl Engine {
         parent: &Realised,
         snapshot: &SnapshotId,
     ) -> Result<(), BuildError> {
-        let below = directories(&parent.stack, &self.services, &self.progress).await?;
-        let draft = self.services.store.new_snapshot().map_err(BuildError::store)?;
         let time = self.made_time();
-        let ownership = self.services.ownership;
-        let (op, snapshot) = (op.clone(), snapshot.clone());
-        blocking(move || {
-            let mut root = writable(&draft.fs(), &below, ownership)?;
-            let fail = |error: &dyn std::error::Error| {
-                BuildError::new(Kind::Step, format!("cannot make the directory {}: {}", op.path, chain(error)))
+        let (op, snapshot, services) = (op.clone(), snapshot.clone(), self.services.clone());
+        on_lowers(&parent.stack, &self.services, &self.progress, move |lowers| {
+            let draft = services.store.new_snapshot().map_err(BuildError::store)?;
+            let mut root = writable(&draft.fs(), lowers, services.ownership)?;
+            let fail = |error: &copy::CopyError| {
+                BuildError::new(Kind::Step, format!("cannot make the directory {}: {}", op.path, chain(error))).caused_by(error)
             };
             let owner = match op.user.as_str() {
                 "" => (0, 0),
@@ -308,7 +303,7 @@ impl Flags {
 /// The ids of `--chown`; names are looked up in the destination.
 fn resolve_owner(op: &CopyOp, root: Option<&LayeredRoot>) -> Result<Option<(u32, u32)>, BuildError> {
     let Some(text) = &op.chown else { return Ok(None) };
-    copy::resolve_chown(text, root).map(Some).map_err(|error| BuildError::new(Kind::Step, chain(&error)))
+    copy::resolve_chown(text, root).map(Some).map_err(|error| BuildError::new(Kind::Step, chain(&error)).caused_by(&error))
 }
 
 /// A stack of layers to read from; paths are top first.
@@ -319,11 +314,16 @@ pub(super) fn open_layers(paths: Vec<PathBuf>) -> Result<LayeredRoot, BuildError
 }
 
 /// A stack with a new layer on top.
-fn writable(upper: &Path, below: &[PathBuf], ownership: Ownership) -> Result<LayeredRoot, BuildError> {
+fn writable(upper: &Path, lowers: Vec<Lower>, ownership: Ownership) -> Result<LayeredRoot, BuildError> {
     let fail = |error: std::io::Error| BuildError::new(Kind::Store, format!("cannot open a layer: {error}"));
-    let lowers = open_roots(below).map_err(fail)?.into_iter().map(Lower::Directory).collect();
-    inherit_root(upper, below)?;
-    Ok(LayeredRoot::new(RootDir::open(upper).map_err(fail)?, lowers).map_err(fail)?.with_ownership(ownership))
+    let has_lowers = !lowers.is_empty();
+    let mut root = LayeredRoot::new(RootDir::open(upper).map_err(fail)?, lowers).map_err(fail)?.with_ownership(ownership);
+    if has_lowers {
+        root.inherit_root().map_err(fail)?;
+    } else {
+        inherit_root(upper, &[])?;
+    }
+    Ok(root)
 }
 
 /// The merged root looks as its uppermost layer does: a new one begins as the one below.

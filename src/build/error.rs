@@ -20,6 +20,8 @@ pub struct BuildError {
     pub label: Option<String>,
     /// What to do about it.
     pub hint: Option<String>,
+    /// The work may succeed on layers that are unpacked.
+    pub needs_files: bool,
     /// The RUN that failed, to look into.
     pub failed_run: Option<std::sync::Arc<crate::build::FailedRun>>,
 }
@@ -48,12 +50,22 @@ pub enum Kind {
 impl BuildError {
     /// A failure of `kind`.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), span: None, label: None, hint: None, failed_run: None }
+        Self { kind, message: message.into(), span: None, label: None, hint: None, needs_files: false, failed_run: None }
     }
 
     /// A failure of the store.
     pub fn store(error: StoreError) -> Self {
         Self::new(Kind::Store, chain(&error))
+    }
+
+    /// The same, marked if `cause` is a question that only unpacked layers answer.
+    pub fn caused_by(mut self, cause: &(dyn std::error::Error + 'static)) -> Self {
+        let mut next = Some(cause);
+        while let Some(error) = next {
+            self.needs_files |= error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::Unsupported);
+            next = error.source();
+        }
+        self
     }
 
     /// The same at a place of the Dockerfile, unless it has one.
@@ -86,7 +98,7 @@ impl BuildError {
 
 impl From<Diagnostic> for BuildError {
     fn from(fault: Diagnostic) -> Self {
-        Self { kind: Kind::Dockerfile, message: fault.message, span: fault.span, label: fault.label, hint: fault.hint, failed_run: None }
+        Self { span: fault.span, label: fault.label, hint: fault.hint, ..Self::new(Kind::Dockerfile, fault.message) }
     }
 }
 

@@ -1,12 +1,11 @@
 //! A layer of a build: one thing in two forms, a directory and a blob, each made from the other when it is first needed.
-//! A fully cached build needs neither directories nor base blobs.
+//! A fully cached build needs neither directories nor base blobs. A base layer has a third form, an index of what is in
+//! it: COPY needs no more of what it is put on.
 
 use std::{
     collections::BTreeSet,
-    fs::File,
-    io::Write,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -14,14 +13,18 @@ use tokio::sync::OnceCell;
 
 use crate::{
     build::{
-        BuildError, Event, Kind, Progress, StepId,
+        BuildError, Kind, Progress, StepId,
+        blob::{BlobReader, fetch, fetch_cached, with_blob},
         error::chain,
         request::{LayerPolicy, Services},
         secrets::{self, Searching, Secrets},
     },
-    oci::{ChainId, Descriptor, Digest, Reference},
-    snapshot::{self, ApplyOptions, TimestampPolicy},
-    store::{Lease, LeaseKind, SnapshotId, Store},
+    oci::{ChainId, Descriptor, DiffId, Digest, Reference},
+    snapshot::{
+        self, Ahead, ApplyOptions, Limits, TimestampPolicy,
+        layered::{LayerIndex, LayeredRoot, Lower, index_layer},
+    },
+    store::{Lease, LeaseKind, SnapshotDraft, SnapshotId, Store},
     sys::root::RootDir,
 };
 
@@ -39,6 +42,8 @@ pub struct Layer {
     /// The layers that it was made on; none for a layer of COPY --link.
     below: Stack,
     directory: OnceCell<Result<PathBuf, BuildError>>,
+    /// None if it can't be had from the layer alone.
+    index: OnceCell<Result<Option<Arc<LayerIndex>>, BuildError>>,
     /// One cell for each way it is written.
     blobs: Mutex<Vec<(LayerPolicy, BlobCell)>>,
     /// When packing it began and how long it took.
@@ -80,14 +85,7 @@ impl Layer {
             let id = ChainId::on(chain.as_ref(), &layer.diff_id);
             let snapshot = SnapshotId::of_chain("base", &id);
             let origin = Origin::Base { layer: Box::new(layer.clone()), source: source.clone(), step };
-            stack.push(Arc::new(Self {
-                snapshot,
-                origin,
-                below: stack.clone(),
-                directory: OnceCell::new(),
-                blobs: Mutex::default(),
-                packed: Mutex::default(),
-            }));
+            stack.push(Arc::new(Self::new(snapshot, origin, stack.clone())));
             chain = Some(id);
         }
         stack
@@ -103,7 +101,12 @@ impl Layer {
         searched: BTreeSet<String>,
     ) -> Self {
         let origin = Origin::Step { known: Mutex::new(known), searched: Mutex::new(searched), created };
-        Self { snapshot, origin, below, directory: OnceCell::new(), blobs: Mutex::default(), packed: Mutex::default() }
+        Self::new(snapshot, origin, below)
+    }
+
+    fn new(snapshot: SnapshotId, origin: Origin, below: Stack) -> Self {
+        let (directory, index) = (OnceCell::new(), OnceCell::new());
+        Self { snapshot, origin, below, directory, index, blobs: Mutex::default(), packed: Mutex::default() }
     }
 
     /// When its step ended; None for a layer of a base image.
@@ -203,60 +206,74 @@ impl Layer {
         cells[cells.len() - 1].1.clone()
     }
 
-    async fn unpack(self: &Arc<Self>, services: &Services, progress: &Arc<dyn Progress>) -> Result<PathBuf, BuildError> {
-        let layer = match &self.origin {
-            Origin::Base { layer, source, step } => {
-                // All of them are fetched at once; each is unpacked when those below it are.
-                let fetched = fetch(&layer.descriptor, source, *step, services, progress);
-                let (fetched, below) = tokio::join!(fetched, Box::pin(directories(&self.below, services, progress)));
-                fetched?;
-                below?;
-                (**layer).clone()
-            }
-            Origin::Step { .. } => {
-                Box::pin(directories(&self.below, services, progress)).await?;
-                let known: Vec<crate::oci::Layer> = self.known_blobs().into_iter().map(|(_, layer)| layer).collect();
-                let present = known.iter().find(|layer| services.store.has_described(&layer.descriptor).unwrap_or(false));
-                match present {
-                    Some(layer) => layer.clone(),
-                    None => fetch_cached(&known, services).await?,
-                }
-            }
-        };
-        let below = Box::pin(directories(&self.below, services, progress)).await?;
-        let lease = lease(&services.store, &format!("unpack {}", self.snapshot.as_str()), || ()).await?;
-        let this = self.clone();
-        let services = services.clone();
-        blocking(move || {
-            let _lease = lease;
-            this.unpack_blob(&layer, &below, &services)
-        })
-        .await
+    /// Its names and metadata, from the least work: the directory if there is one, else the index.
+    async fn known(self: &Arc<Self>, services: &Services, progress: &Arc<dyn Progress>) -> Result<Known, BuildError> {
+        if self.base_layer().is_some()
+            && services.store.snapshot(&self.snapshot).map_err(BuildError::store)?.is_none()
+            && let Some(index) = self.index.get_or_init(|| self.make_index(services, progress)).await.clone()?
+        {
+            return Ok(Known::Index(index));
+        }
+        self.directory(services, progress).await.map(Known::Directory)
     }
 
-    fn unpack_blob(&self, layer: &crate::oci::Layer, below: &[PathBuf], services: &Services) -> Result<PathBuf, BuildError> {
-        let store = &services.store;
-        if let Some(path) = store.snapshot(&self.snapshot).map_err(BuildError::store)? {
+    async fn make_index(&self, services: &Services, progress: &Arc<dyn Progress>) -> Result<Option<Arc<LayerIndex>>, BuildError> {
+        let Origin::Base { layer, source, step } = &self.origin else { return Ok(None) };
+        let known = services.store.layer_index(&layer.diff_id).map_err(BuildError::store)?;
+        if let Some(index) = known.and_then(|bytes| LayerIndex::from_bytes(&bytes)) {
+            return Ok(Some(Arc::new(index)));
+        }
+        let _permit = services.unpacking.acquire().await.expect("the semaphore is never closed");
+        let wanted = layer.clone();
+        let read = move |blob: BlobReader| {
+            let fail = |error: &dyn std::error::Error| unreadable(&wanted, &chain(error));
+            let mut tar = Ahead::new(blob).map_err(|error| fail(&error))?;
+            let index = index_layer(&mut tar, Limits::default()).map_err(|error| fail(&error))?;
+            check_diff_id(&wanted, tar.finish().map_err(|error| fail(&error))?)?;
+            Ok(index)
+        };
+        let index = with_blob(&layer.descriptor, source, *step, services, progress, read).await?;
+        if let Some(bytes) = index.as_ref().and_then(|index| index.to_bytes().ok()) {
+            services.store.save_layer_index(&layer.diff_id, &bytes).map_err(BuildError::store)?;
+        }
+        Ok(index.map(Arc::new))
+    }
+
+    /// Unpacked side by side with the layers below, which are waited for when something of them is needed.
+    async fn unpack(self: &Arc<Self>, services: &Services, progress: &Arc<dyn Progress>) -> Result<PathBuf, BuildError> {
+        let _lease = lease(&services.store, &format!("unpack {}", self.snapshot.as_str()), || ()).await?;
+        if let Some(path) = services.store.snapshot(&self.snapshot).map_err(BuildError::store)? {
             return Ok(path.join("fs"));
         }
-        let draft = store.new_snapshot().map_err(BuildError::store)?;
-        let blob = store.open_described(&layer.descriptor).map_err(BuildError::store)?;
-        let fail = |error: &dyn std::error::Error| {
-            BuildError::new(Kind::Base, format!("cannot unpack layer {}: {}", layer.descriptor.digest, chain(error)))
+        let permit = services.unpacking.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let permit = Arc::new(Mutex::new(Some(permit)));
+        let (layer, source, step) = match &self.origin {
+            Origin::Base { layer, source, step } => ((**layer).clone(), source.clone(), *step),
+            Origin::Step { .. } => (self.fetched_blob(services).await?, BlobSource::Store, StepId(0)),
         };
-        let mut tar = HashingReader { inner: snapshot::decompress(blob).map_err(|error| fail(&error))?, hasher: crate::oci::Sha256::new() };
-        let dest = RootDir::open(&draft.fs()).map_err(|error| fail(&error))?;
-        let lowers = open_roots(below).map_err(|error| fail(&error))?;
-        let options = ApplyOptions { ownership: services.ownership, ..ApplyOptions::default() };
-        snapshot::apply_layer(&mut tar, &dest, &lowers, &options).map_err(|error| fail(&error))?;
-        std::io::copy(&mut tar, &mut std::io::sink()).map_err(|error| fail(&error))?;
-        let found = tar.hasher.finish();
-        if found != layer.diff_id.0 {
-            let message = format!("layer {} unpacks to {found}, the image's config says {}", layer.descriptor.digest, layer.diff_id);
-            return Err(BuildError::new(Kind::Base, message).with_hint("the image is damaged or forged; pull it from another place"));
+        let (this, apply_services, apply_progress) = (self.clone(), services.clone(), progress.clone());
+        let (runtime, wanted) = (tokio::runtime::Handle::current(), layer.clone());
+        let apply = move |blob: BlobReader| {
+            let below = || {
+                // Those who are waited for may be in want of it.
+                permit.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let paths = runtime.block_on(directories(&this.below, &apply_services, &apply_progress));
+                open_roots(&paths.map_err(std::io::Error::other)?)
+            };
+            unpack_blob(blob, &wanted, &below, &apply_services)
+        };
+        let draft = with_blob(&layer.descriptor, &source, step, services, progress, apply).await?;
+        let snapshot = self.snapshot.clone();
+        blocking(move || Ok(draft.commit(&snapshot).map_err(BuildError::store)?.join("fs"))).await
+    }
+
+    /// One of the blobs that an earlier build made of this step's layer.
+    async fn fetched_blob(&self, services: &Services) -> Result<crate::oci::Layer, BuildError> {
+        let known: Vec<crate::oci::Layer> = self.known_blobs().into_iter().map(|(_, layer)| layer).collect();
+        match known.iter().find(|layer| services.store.has_described(&layer.descriptor).unwrap_or(false)) {
+            Some(layer) => Ok(layer.clone()),
+            None => fetch_cached(&known, services).await,
         }
-        draft.set_layer(layer).map_err(BuildError::store)?;
-        Ok(draft.commit(&self.snapshot).map_err(BuildError::store)?.join("fs"))
     }
 
     /// Directory -> tar -> digests and compressed blob, in one pass.
@@ -275,11 +292,11 @@ impl Layer {
             }
         }
         let upper = self.directory(services, progress).await?;
-        let below = Box::pin(directories(&self.below, services, progress)).await?;
-        let services = services.clone();
+        let packing = services.clone();
         let secrets = services.secrets.clone();
         let started = Instant::now();
-        let layer = blocking(move || pack_directory(&upper, &below, policy, &services)).await?;
+        let pack = move |lowers| pack_directory(&upper, lowers, policy, &packing);
+        let layer = Box::pin(on_lowers(&self.below, services, progress, pack)).await?;
         *self.packed.lock().expect("no holder panics") = Some((started, started.elapsed()));
         self.note_searched(&secrets);
         if let Origin::Step { known, .. } = &self.origin {
@@ -308,11 +325,41 @@ impl Layer {
     }
 }
 
-fn pack_directory(upper: &Path, below: &[PathBuf], policy: LayerPolicy, services: &Services) -> Result<crate::oci::Layer, BuildError> {
+/// Unpacks into a draft that is not committed yet.
+fn unpack_blob(
+    blob: BlobReader,
+    layer: &crate::oci::Layer,
+    below: snapshot::Below<'_>,
+    services: &Services,
+) -> Result<SnapshotDraft, BuildError> {
+    let fail = |error: &dyn std::error::Error| unreadable(layer, &chain(error));
+    let draft = services.store.new_snapshot().map_err(BuildError::store)?;
+    let mut tar = Ahead::new(blob).map_err(|error| fail(&error))?;
+    let dest = RootDir::open(&draft.fs()).map_err(|error| fail(&error))?;
+    let options = ApplyOptions { ownership: services.ownership, ..ApplyOptions::default() };
+    snapshot::apply_layer(&mut tar, &dest, below, &options).map_err(|error| fail(&error))?;
+    check_diff_id(layer, tar.finish().map_err(|error| fail(&error))?)?;
+    draft.set_layer(layer).map_err(BuildError::store)?;
+    Ok(draft)
+}
+
+fn unreadable(layer: &crate::oci::Layer, why: &str) -> BuildError {
+    BuildError::new(Kind::Base, format!("cannot unpack layer {}: {why}", layer.descriptor.digest))
+}
+
+fn check_diff_id(layer: &crate::oci::Layer, found: DiffId) -> Result<(), BuildError> {
+    if found == layer.diff_id {
+        return Ok(());
+    }
+    let message = format!("layer {} unpacks to {found}, the image's config says {}", layer.descriptor.digest, layer.diff_id);
+    Err(BuildError::new(Kind::Base, message).with_hint("the image is damaged or forged; pull it from another place"))
+}
+
+fn pack_directory(upper: &Path, lowers: Vec<Lower>, policy: LayerPolicy, services: &Services) -> Result<crate::oci::Layer, BuildError> {
     let fail = |error: &dyn std::error::Error| BuildError::new(Kind::Step, format!("cannot write the layer: {}", chain(error)));
     let root = RootDir::open(upper).map_err(|error| fail(&error))?;
-    let lowers = open_roots(below).map_err(|error| fail(&error))?;
-    let changes = snapshot::diff_overlay(&root, &lowers).map_err(|error| fail(&error))?;
+    let below = LayeredRoot::read_only(lowers).map_err(|error| fail(&error))?;
+    let changes = snapshot::diff_overlay(&root, &below).map_err(|error| fail(&error).caused_by(&error))?;
     let timestamps = match policy.clamp_to {
         None => TimestampPolicy::Keep,
         Some(epoch) if policy.all_times => TimestampPolicy::Set(epoch),
@@ -362,71 +409,46 @@ pub async fn directories(stack: &[Arc<Layer>], services: &Services, progress: &A
     Ok(list)
 }
 
+/// What is known of a layer.
+#[derive(Clone)]
+enum Known {
+    Directory(PathBuf),
+    Index(Arc<LayerIndex>),
+}
+
+/// Does work that needs to know what is in a stack, but hardly ever the contents: base layers that are not unpacked are
+/// taken by their indexes. Where the work meets a question that these can't answer, it is done again on the directories.
+pub async fn on_lowers<T: Send + 'static>(
+    stack: &[Arc<Layer>],
+    services: &Services,
+    progress: &Arc<dyn Progress>,
+    work: impl Fn(Vec<Lower>) -> Result<T, BuildError> + Send + Sync + 'static,
+) -> Result<T, BuildError> {
+    let known = futures_util::future::try_join_all(stack.iter().map(|layer| layer.known(services, progress))).await?;
+    let by_index = known.iter().any(|layer| matches!(layer, Known::Index(_)));
+    let work = Arc::new(work);
+    let (first, known) = (work.clone(), known.into_iter().rev().collect::<Vec<_>>());
+    match blocking(move || first(open_known(&known)?)).await {
+        Err(error) if by_index && error.needs_files => {
+            let paths = directories(stack, services, progress).await?;
+            blocking(move || work(open_known(&paths.into_iter().map(Known::Directory).collect::<Vec<_>>())?)).await
+        }
+        result => result,
+    }
+}
+
+fn open_known(layers: &[Known]) -> Result<Vec<Lower>, BuildError> {
+    let open = |layer: &Known| match layer {
+        Known::Directory(path) => RootDir::open(path).map(Lower::Directory),
+        Known::Index(index) => Ok(Lower::Index(index.clone())),
+    };
+    let opened = layers.iter().map(open).collect::<std::io::Result<_>>();
+    opened.map_err(|error| BuildError::new(Kind::Store, format!("cannot open a layer: {error}")))
+}
+
 /// Opens directories as roots.
 pub fn open_roots(paths: &[PathBuf]) -> std::io::Result<Vec<RootDir>> {
     paths.iter().map(|path| RootDir::open(path)).collect()
-}
-
-/// One of a step's blobs out of a cache elsewhere.
-async fn fetch_cached(known: &[crate::oci::Layer], services: &Services) -> Result<crate::oci::Layer, BuildError> {
-    let gone = || BuildError::new(Kind::Store, "a cached layer is gone from the store");
-    let remote = services.remote.as_ref().ok_or_else(gone)?;
-    let layer = known.iter().find(|layer| remote.has(&layer.descriptor)).ok_or_else(gone)?;
-    let failed = |reason| BuildError::new(Kind::Cache, format!("a layer of the cache can't be had: {reason}"));
-    remote.fetch(layer.descriptor.clone()).await.map_err(failed)?;
-    Ok(layer.clone())
-}
-
-/// Makes sure that the store has the blob.
-async fn fetch(
-    descriptor: &Descriptor,
-    source: &BlobSource,
-    step: StepId,
-    services: &Services,
-    progress: &Arc<dyn Progress>,
-) -> Result<(), BuildError> {
-    if services.store.has_described(descriptor).map_err(BuildError::store)? {
-        return Ok(());
-    }
-    match source {
-        BlobSource::Registry(reference) if services.offline => {
-            let message = format!("layer {} of {reference} is not in the store, and --offline asks no registry", descriptor.digest);
-            Err(BuildError::new(Kind::Base, message).with_hint("build once without --offline"))
-        }
-        BlobSource::Registry(reference) => pull(descriptor, reference, step, services, progress).await,
-        BlobSource::Layout(path) => {
-            let (descriptor, path, services) = (descriptor.clone(), path.clone(), services.clone());
-            blocking(move || copy_from_layout(&descriptor, &path, &services)).await
-        }
-        BlobSource::Store => Err(BuildError::new(Kind::Base, format!("blob {} is gone from the store", descriptor.digest))),
-    }
-}
-
-async fn pull(
-    descriptor: &Descriptor,
-    reference: &Reference,
-    step: StepId,
-    services: &Services,
-    progress: &Arc<dyn Progress>,
-) -> Result<(), BuildError> {
-    let what = format!("pull {}", short(&descriptor.digest));
-    let total = Some(descriptor.size);
-    let moved = |done| progress.event(Event::Moved { step, what: &what, done_bytes: done, total_bytes: total });
-    let writer = services.store.blob_writer().map_err(BuildError::store)?;
-    let mut sink = super::bases::BlobSink::new(writer);
-    let fail = |error: crate::registry::Error| BuildError::new(Kind::Base, format!("cannot pull {reference}: {}", chain(&error)));
-    services.client.fetch_blob(reference, descriptor, &mut sink, moved).await.map_err(fail)?;
-    sink.into_inner().complete_verified_as(&descriptor.digest, descriptor.size).map_err(BuildError::store)
-}
-
-fn copy_from_layout(descriptor: &Descriptor, layout: &Path, services: &Services) -> Result<(), BuildError> {
-    let path = layout.join("blobs/sha256").join(descriptor.digest.hex());
-    let fail = |error: std::io::Error| BuildError::new(Kind::Base, format!("cannot read {}: {error}", path.display()));
-    let mut file = File::open(&path).map_err(fail)?;
-    let mut writer = services.store.blob_writer().map_err(BuildError::store)?;
-    std::io::copy(&mut file, &mut writer).map_err(fail)?;
-    writer.flush().map_err(fail)?;
-    writer.complete_verified_as(&descriptor.digest, descriptor.size).map_err(BuildError::store)
 }
 
 /// `sha256:0123456789ab`.
@@ -447,19 +469,5 @@ pub async fn joined<T>(task: tokio::task::JoinHandle<T>) -> T {
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_) => std::future::pending().await,
         },
-    }
-}
-
-/// Hashes what is read through it.
-struct HashingReader<R> {
-    inner: R,
-    hasher: crate::oci::Sha256,
-}
-
-impl<R: std::io::Read> std::io::Read for HashingReader<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.hasher.update(&buffer[..count]);
-        Ok(count)
     }
 }

@@ -1,8 +1,10 @@
 //! Scheduler, executor, cache look-up, progress events: `Plan` -> `Image`. Unaware of terminals and flags.
 
 mod abort;
+mod arriving;
 mod assemble;
 mod bases;
+mod blob;
 mod cache_mount;
 mod check;
 mod copy;

@@ -135,6 +135,8 @@ pub struct Services {
     pub sources: Arc<Sources>,
     /// RUN steps and copies at once.
     pub parallel: Arc<tokio::sync::Semaphore>,
+    /// Layers that are unpacked at once.
+    pub unpacking: Arc<tokio::sync::Semaphore>,
     /// Whether owners are set or written down.
     pub ownership: crate::snapshot::Ownership,
     /// Ends all running steps.
@@ -166,6 +168,8 @@ impl Services {
             store,
             client,
             parallel: Arc::new(tokio::sync::Semaphore::new(threads.max(4))),
+            // As many as are downloaded at once: most of them wait for the network.
+            unpacking: Arc::new(tokio::sync::Semaphore::new(threads.max(6))),
             ownership: if matches!(entered.rung, Rung::Full | Rung::Chroot) { Ownership::Set } else { Ownership::Record },
             cancel: Arc::new(Cancel::new()?),
             open_files: crate::sys::limits::raise_open_files(),

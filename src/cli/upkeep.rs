@@ -71,6 +71,7 @@ pub fn du(cli: &Cli, args: &DuArgs) -> Result<ExitCode, Failure> {
         ("cache mounts", ObjectKind::CacheMount),
         ("builds", ObjectKind::Build),
         ("file digests", ObjectKind::StatCache),
+        ("layer indexes", ObjectKind::LayerIndex),
     ];
     for (name, kind) in kinds {
         let (count, bytes) = usage.of_kind(kind);

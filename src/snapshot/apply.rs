@@ -2,11 +2,13 @@
 //!
 //! The rules are containerd's (the overlay way): a name is cleaned as text, so that it can't climb; only its parent is
 //! resolved, beneath the layer's own root, never the name itself; a missing parent takes its attributes from the
-//! layers below; directories get their times last. A whiteout and an entry of the same name mean "replaced", in
+//! layers below; directories get their times last. The layers below are asked for when they are needed, at the end as a
+//! rule, so that layers can be unpacked side by side. A whiteout and an entry of the same name mean "replaced", in
 //! whichever order they come.
 //! Unaware of compression and of where layers are kept.
 
 use std::{
+    cell::OnceCell,
     collections::BTreeMap,
     ffi::{CStr, OsStr},
     fs::File,
@@ -38,6 +40,27 @@ const WHITEOUT_PREFIX: &[u8] = b".wh.";
 const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";
 /// Other names that aufs kept for itself; nobody gives them a meaning.
 const RESERVED_PREFIX: &[u8] = b".wh..wh.";
+
+/// What an entry's name says.
+pub(super) enum Meaning<'a> {
+    /// An entry of that name.
+    Entry,
+    /// Its directory hides what lies below.
+    Opaque,
+    /// This name is hidden.
+    Whiteout(&'a [u8]),
+    /// Nothing.
+    Reserved,
+}
+
+pub(super) fn meaning(name: &[u8]) -> Meaning<'_> {
+    match name.strip_prefix(WHITEOUT_PREFIX) {
+        None => Meaning::Entry,
+        Some(_) if name == OPAQUE_MARKER => Meaning::Opaque,
+        Some(_) if name.starts_with(RESERVED_PREFIX) => Meaning::Reserved,
+        Some(hidden) => Meaning::Whiteout(hidden),
+    }
+}
 
 /// What to do about owners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,23 +98,27 @@ pub struct ApplyReport {
     pub lost_owners: u64,
 }
 
-/// Unpacks `tar` into `dest`, an empty directory; `lowers` are the layers below, top first. All of `tar` is read, also what
-/// follows the archive's end.
-pub fn apply_layer(tar: impl Read, dest: &RootDir, lowers: &[RootDir], options: &ApplyOptions) -> Result<ApplyReport, Error> {
+/// Gives the layers below, top first; may wait until they are there.
+pub type Below<'a> = &'a dyn Fn() -> io::Result<Vec<RootDir>>;
+
+/// Unpacks `tar` into `dest`, an empty directory. All of `tar` is read, also what follows the archive's end.
+pub fn apply_layer(tar: impl Read, dest: &RootDir, below: Below<'_>, options: &ApplyOptions) -> Result<ApplyReport, Error> {
     let mut reader = TarReader::with_limits(tar, options.limits);
-    let below = MergedDir::root(lowers).map_err(Error::io("open the layers below", Path::new("/")))?;
     let mut applier = Applier {
         dest,
-        below,
+        wait_for_below: below,
+        below: OnceCell::new(),
         ownership: options.ownership,
         parent: None,
         directory_times: BTreeMap::new(),
+        implied: BTreeMap::new(),
+        describes_root: false,
         report: ApplyReport::default(),
     };
-    applier.inherit_root()?;
     while let Some(entry) = reader.next_entry()? {
         applier.apply(&entry, &mut reader)?;
     }
+    applier.inherit_implied()?;
     applier.finish_directories()?;
     reader.drain()?;
     Ok(applier.report)
@@ -99,11 +126,15 @@ pub fn apply_layer(tar: impl Read, dest: &RootDir, lowers: &[RootDir], options: 
 
 pub(super) struct Applier<'a> {
     pub dest: &'a RootDir,
-    pub below: MergedDir,
+    wait_for_below: Below<'a>,
+    below: OnceCell<MergedDir>,
     pub ownership: Ownership,
     /// The last parent and its handle: archives come in walk order. Dropped when a directory or link is replaced.
     parent: Option<(PathBuf, Rc<OwnedFd>)>,
     pub directory_times: BTreeMap<PathBuf, Timestamp>,
+    /// Directories that no entry has described so far, by their inodes: links can lead to them too.
+    pub implied: BTreeMap<u64, PathBuf>,
+    pub describes_root: bool,
     report: ApplyReport,
 }
 
@@ -115,6 +146,15 @@ struct Place<'a> {
 }
 
 impl Applier<'_> {
+    /// The merged tree of the layers below.
+    pub fn below(&self) -> io::Result<&MergedDir> {
+        if self.below.get().is_none() {
+            let merged = MergedDir::root(&(self.wait_for_below)()?)?;
+            let _ = self.below.set(merged);
+        }
+        Ok(self.below.get().expect("just set"))
+    }
+
     fn apply(&mut self, entry: &Entry, content: &mut TarReader<impl Read>) -> Result<(), Error> {
         self.report.entries += 1;
         self.report.size_bytes += entry.size;
@@ -124,12 +164,12 @@ impl Applier<'_> {
         };
         let parent_path = path.parent().unwrap_or(Path::new(""));
         let parent = self.parent_of(parent_path, &entry.path)?;
-        match name.strip_prefix(WHITEOUT_PREFIX) {
-            Some(_) if name == OPAQUE_MARKER => self.apply_opaque(&parent, parent_path),
-            Some(_) if name.starts_with(RESERVED_PREFIX) => Ok(()),
-            Some(b"" | b"." | b"..") => Err(Error::archive(&entry.path, "a whiteout of nothing")),
-            Some(hidden) => self.apply_whiteout(&parent, hidden, &path),
-            None => {
+        match meaning(name) {
+            Meaning::Opaque => self.apply_opaque(&parent, parent_path),
+            Meaning::Reserved => Ok(()),
+            Meaning::Whiteout(b"" | b"." | b"..") => Err(Error::archive(&entry.path, "a whiteout of nothing")),
+            Meaning::Whiteout(hidden) => self.apply_whiteout(&parent, hidden, &path),
+            Meaning::Entry => {
                 let name = disk::c_name(name).map_err(Error::io("create", &path))?;
                 self.create(entry, &Place { parent: &parent, name: &name, path: &path }, content)
             }
@@ -207,6 +247,10 @@ impl Applier<'_> {
             disk::set_opaque(&directory).map_err(Error::io("mark as opaque", place.path))?;
         }
         self.set_attributes(&directory, entry, place.path)?;
+        if !self.implied.is_empty() {
+            let stat = rustix::fs::fstat(&directory).map_err(Error::io("look up", place.path))?;
+            self.implied.remove(&stat.st_ino);
+        }
         self.directory_times.insert(place.path.to_owned(), entry.mtime);
         Ok(())
     }
@@ -313,6 +357,7 @@ impl Applier<'_> {
         }
         let root = disk::open_directory(self.dest, c".").map_err(Error::io("open", Path::new("/")))?;
         self.set_attributes(&root, entry, Path::new("/"))?;
+        self.describes_root = true;
         self.directory_times.insert(PathBuf::new(), entry.mtime);
         Ok(())
     }

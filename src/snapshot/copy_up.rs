@@ -22,7 +22,7 @@ use super::{Error, apply::Applier, disk};
 /// Brings `path` of the layers below into the layer that is being unpacked.
 pub(super) fn from_below(applier: &Applier<'_>, path: &Path, parent: &OwnedFd, name: &CStr) -> Result<(), Error> {
     let copy = || {
-        let below = applier.below.descend(path.parent().unwrap_or(Path::new("")))?;
+        let below = applier.below()?.descend(path.parent().unwrap_or(Path::new("")))?;
         match below.get(name)? {
             Some(entry) if !entry.is_directory() => copy_entry(entry.holder, name, &entry.stat, parent, name),
             _ => Ok(()),

@@ -15,13 +15,14 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::fs::{FileType, Stat};
 
 use super::{
     Error, disk,
-    merged::{MergedDir, MergedEntry},
+    layered::{Content, Directory, Kind, LayerDirectory, LayeredRoot, Lower, Metadata, attributes_at, open_file_at, read_link_at},
 };
 use crate::sys::root::RootDir;
 
@@ -42,42 +43,50 @@ pub struct Change {
     pub kind: ChangeKind,
 }
 
-/// The changes that `upper`, an overlay's upper directory, makes to `lowers` (top first); sorted as a walk meets them.
-pub fn diff_overlay(upper: &RootDir, lowers: &[RootDir]) -> Result<Vec<Change>, Error> {
-    diff(upper, lowers, false)
+/// The changes that `upper`, an overlay's upper directory, makes to the tree below; sorted as a walk meets them.
+pub fn diff_overlay(upper: &RootDir, below: &LayeredRoot) -> Result<Vec<Change>, Error> {
+    diff(upper, below, false)
 }
 
 /// The changes that make `after` of `before`, two full trees.
 pub fn diff_trees(before: &RootDir, after: &RootDir) -> Result<Vec<Change>, Error> {
-    let before = before.try_clone().map_err(Error::io("open", Path::new("/")))?;
-    diff_merged(after, &[before])
+    diff(after, &LayeredRoot::plain(before).map_err(Error::io("open", Path::new("/")))?, true)
 }
 
-/// The changes that make `after`, a full tree, of the merged tree of `lowers`.
-pub(super) fn diff_merged(after: &RootDir, lowers: &[RootDir]) -> Result<Vec<Change>, Error> {
-    diff(after, lowers, true)
+/// The changes that make `after`, a full tree, of the merged tree of `lowers`, top first.
+pub(super) fn diff_merged(after: &RootDir, lowers: Vec<RootDir>) -> Result<Vec<Change>, Error> {
+    let below = LayeredRoot::read_only(lowers.into_iter().map(Lower::Directory).collect());
+    diff(after, &below.map_err(Error::io("open the layers below", Path::new("/")))?, true)
 }
 
-fn diff(upper: &RootDir, lowers: &[RootDir], hides_below: bool) -> Result<Vec<Change>, Error> {
+fn diff(upper: &RootDir, below: &LayeredRoot, hides_below: bool) -> Result<Vec<Change>, Error> {
     let root = Path::new("");
-    let below = MergedDir::root(lowers).map_err(Error::io("open the layers below", root))?;
     let directory = disk::open_directory(upper, c".").map_err(Error::io("open", root))?;
     let mut changes = Vec::new();
-    walk(directory.as_fd(), &below, root, hides_below, &mut changes)?;
+    walk(directory.as_fd(), Some(below.top()), root, hides_below, &mut changes)?;
     Ok(changes)
 }
 
 /// `hides_below`: what the layers below have here is not seen through; it is here or it is gone.
-fn walk(upper: BorrowedFd<'_>, below: &MergedDir, path: &Path, hides_below: bool, changes: &mut Vec<Change>) -> Result<(), Error> {
+fn walk(
+    upper: BorrowedFd<'_>,
+    below: Option<&Arc<Directory>>,
+    path: &Path,
+    hides_below: bool,
+    changes: &mut Vec<Change>,
+) -> Result<(), Error> {
     let mut names = disk::list(upper).map_err(Error::io("list", path))?;
-    if hides_below {
-        names.extend(below.names().map_err(Error::io("list", path))?);
+    if let Some(below) = below.filter(|_| hides_below) {
+        let hidden = below.names().map_err(Error::io("list", path))?;
+        let hidden = hidden.iter().map(|name| disk::c_name(name.as_bytes())).collect::<io::Result<Vec<_>>>();
+        names.extend(hidden.map_err(Error::io("list", path))?);
         names.sort_unstable();
         names.dedup();
     }
     for name in names {
-        let path = path.join(OsStr::from_bytes(name.as_bytes()));
-        let look_up = || Ok((disk::stat_at(upper, &name)?, below.get(&name)?));
+        let plain = OsStr::from_bytes(name.to_bytes());
+        let path = path.join(plain);
+        let look_up = || Ok((disk::stat_at(upper, &name)?, below.map(|below| below.find(plain)).transpose()?.flatten()));
         let (stat, base) = look_up().map_err(Error::io::<io::Error>("look up", &path))?;
         let Some(stat) = stat.filter(|stat| !disk::is_whiteout(stat)) else {
             if base.is_some() {
@@ -96,58 +105,38 @@ fn walk(upper: BorrowedFd<'_>, below: &MergedDir, path: &Path, hides_below: bool
             let open = || {
                 let directory = disk::open_directory(upper, &name)?;
                 let is_opaque = hides_below || disk::is_opaque(&directory)?;
-                Ok((directory, is_opaque, below.child(&name)?))
+                Ok((directory, is_opaque, below.map(|below| below.child(plain)).transpose()?.flatten()))
             };
             let (directory, is_opaque, below) = open().map_err(Error::io::<io::Error>("open", &path))?;
-            walk(directory.as_fd(), &below, &path, is_opaque, changes)?;
+            walk(directory.as_fd(), below.as_ref(), &path, is_opaque, changes)?;
         }
     }
     Ok(())
 }
 
 /// Whether an entry that exists on both sides is the same. Directories may differ in time, as they do after any copy-up.
-fn is_same(upper: BorrowedFd<'_>, name: &CStr, stat: &Stat, base: &MergedEntry<'_>) -> io::Result<bool> {
-    let below = &base.stat;
-    if (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_rdev) != (below.st_mode, below.st_uid, below.st_gid, below.st_rdev) {
+fn is_same(upper: BorrowedFd<'_>, name: &CStr, stat: &Stat, (layer, below): &(&LayerDirectory, Metadata)) -> io::Result<bool> {
+    let name = OsStr::from_bytes(name.to_bytes());
+    let own = Metadata::from_stat(stat);
+    if (own.kind, own.mode, own.rdev) != (below.kind, below.mode, below.rdev) {
         return Ok(false);
     }
-    let kind = disk::file_type(stat);
-    if kind == FileType::Directory {
-        return has_same_attributes(&open(upper, name, true)?, &open(base.holder, name, true)?);
-    }
-    let (mtime, mtime_below) = (disk::mtime(stat), disk::mtime(below));
-    if stat.st_size != below.st_size || mtime != mtime_below {
+    let is_directory = own.kind == Kind::Directory;
+    if !is_directory && (own.size, own.modified) != (below.size, below.modified) {
         return Ok(false);
     }
-    match kind {
-        FileType::RegularFile => {
-            let (mut file, mut file_below) = (open(upper, name, false)?, open(base.holder, name, false)?);
-            if !has_same_attributes(&file, &file_below)? {
-                return Ok(false);
-            }
-            // Layers have whole seconds only, so that equal times prove nothing.
-            if mtime.nanoseconds == 0 { has_same_content(&mut file, &mut file_below) } else { Ok(true) }
-        }
-        _ if owner_at(upper, name) != owner_at(base.holder, name) => Ok(false),
-        FileType::Symlink => Ok(rustix::fs::readlinkat(upper, name, Vec::new())? == rustix::fs::readlinkat(base.holder, name, Vec::new())?),
+    if attributes_at(upper, name, &own)? != layer.attributes(name, below)? {
+        return Ok(false);
+    }
+    match own.kind {
+        // Layers have whole seconds only, so that equal times prove nothing.
+        Kind::File if own.modified.nanoseconds == 0 => match layer.content(name)? {
+            Content::File(mut file) => has_same_content(&mut open_file_at(upper, name)?, &mut file),
+            Content::Digest(digest) => Ok(super::copy::hash_file(open_file_at(upper, name)?)? == digest),
+        },
+        Kind::Symlink => Ok(read_link_at(upper, name)? == layer.read_link(name)?),
         _ => Ok(true),
     }
-}
-
-fn owner_at(parent: BorrowedFd<'_>, name: &CStr) -> Option<(u32, u32)> {
-    disk::recorded_owner_at(parent, OsStr::from_bytes(name.to_bytes()))
-}
-
-fn open(parent: impl AsFd, name: &CStr, is_directory: bool) -> io::Result<File> {
-    let kind = if is_directory { OFlags::DIRECTORY } else { OFlags::NONBLOCK };
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | kind;
-    Ok(File::from(rustix::fs::openat(parent, name, flags, Mode::empty())?))
-}
-
-fn has_same_attributes(a: &File, b: &File) -> io::Result<bool> {
-    Ok(disk::layer_xattrs(a)? == disk::layer_xattrs(b)?
-        && disk::device(a)? == disk::device(b)?
-        && disk::recorded_owner(a)? == disk::recorded_owner(b)?)
 }
 
 fn has_same_content(a: &mut File, b: &mut File) -> io::Result<bool> {

@@ -26,16 +26,28 @@ use super::{
 const MAX_LINKS: usize = 40;
 
 impl Applier<'_> {
-    /// The layer's root starts as the root below it, and as 0755 of root where there is none.
-    pub(super) fn inherit_root(&mut self) -> Result<(), Error> {
-        let path = Path::new("");
-        let inherit = || disk::open_directory(self.dest, c".");
-        let root = inherit().map_err(Error::io("open", path))?;
-        self.inherit(&root, path).map_err(Error::io("set the attributes of", path))
+    /// Directories that no entry described look as they do below, and as 0755 of root where they are new.
+    pub(super) fn inherit_implied(&mut self) -> Result<(), Error> {
+        if !self.describes_root {
+            let path = Path::new("");
+            let root = disk::open_directory(self.dest, c".").map_err(Error::io("open", path))?;
+            self.inherit(&root, path).map_err(Error::io("set the attributes of", path))?;
+        }
+        for (inode, path) in std::mem::take(&mut self.implied) {
+            let directory = match self.dest.open_in(&path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
+                Err(error) if is_missing(&error) || Errno::from_io_error(&error) == Some(Errno::LOOP) => continue,
+                result => result.map_err(Error::io("open", &path))?,
+            };
+            // What was replaced later on is another inode.
+            if rustix::fs::fstat(&directory).map_err(Error::io("look up", &path))?.st_ino == inode {
+                self.inherit(&directory, &path).map_err(Error::io("set the attributes of", &path))?;
+            }
+        }
+        Ok(())
     }
 
     fn inherit(&mut self, directory: &OwnedFd, path: &Path) -> io::Result<()> {
-        let below = self.below.descend(path)?;
+        let below = self.below()?.descend(path)?;
         let Some(model) = below.top() else {
             self.set_owner(directory, 0, 0)?;
             rustix::fs::fchmod(directory, Mode::from_raw_mode(0o755))?;
@@ -115,5 +127,6 @@ fn make_one(applier: &mut Applier<'_>, parent: &OwnedFd, name: &CStr, path: &Pat
     if replaces_whiteout {
         disk::set_opaque(&directory)?;
     }
-    applier.inherit(&directory, path)
+    applier.implied.insert(rustix::fs::fstat(&directory)?.st_ino, path.to_owned());
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! Layers <-> root filesystems: apply, diff, copy, tar; overlay and native snapshotters. Unaware of Dockerfiles, registries, processes.
 
+mod ahead;
 mod apply;
 pub mod archive;
 mod compress;
@@ -19,7 +20,8 @@ mod snapshotter;
 mod write_layer;
 
 pub use crate::oci::tar::{Decompressed, Encoding, Entry, EntryKind, Limits, TarReader, TarWriter, Timestamp, Xattrs, decompress};
-pub use apply::{ApplyOptions, ApplyReport, Ownership, apply_layer};
+pub use ahead::Ahead;
+pub use apply::{ApplyOptions, ApplyReport, Below, Ownership, apply_layer};
 pub use compress::{CompressPool, Compression, LAYER_FORMAT};
 pub use diff::{Change, ChangeKind, diff_overlay, diff_trees};
 pub use error::Error;

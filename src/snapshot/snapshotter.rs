@@ -89,7 +89,7 @@ impl Snapshotter for Native {
 
     fn finish(&self, draft: &Path, lowers: &[PathBuf]) -> Result<(), Error> {
         let (tree, kept) = (draft.join("fs"), draft.join("kept"));
-        let changes = diff_merged(&open(&tree)?, &open_all(lowers)?)?;
+        let changes = diff_merged(&open(&tree)?, open_all(lowers)?)?;
         remove::remove_tree(&kept).map_err(Error::io("remove", &kept))?;
         fs::create_dir(&kept).map_err(Error::io("create", &kept))?;
         keep_changes(&changes, &open(&tree)?, &open(&kept)?)?;

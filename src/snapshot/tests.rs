@@ -10,11 +10,15 @@ use std::{
     io::{Read, Write},
     os::fd::AsFd,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rustix::mount::MountAttrFlags;
 
-use super::*;
+use super::{
+    layered::{Kind, LayerIndex, LayeredRoot, Lower, index_layer},
+    *,
+};
 use crate::sys::{mountns, root::RootDir};
 
 #[test]
@@ -57,7 +61,7 @@ fn run_case(text: &str) -> String {
         return format!("{result}== error\n{error}\n");
     }
     let (upper, lowers) = (stack.upper(), stack.lowers());
-    let changes = diff_overlay(&upper, &lowers).unwrap();
+    let changes = diff_overlay(&upper, &merged(lowers)).unwrap();
     let written = write(&changes, &upper);
     result += "== changes\n";
     changes.iter().for_each(|change| writeln!(result, "{:?} {}", change.kind, change.path.display()).unwrap());
@@ -65,6 +69,7 @@ fn run_case(text: &str) -> String {
     let mut merged = Vec::new();
     write_merged(&stack.roots(), &mut merged, TimestampPolicy::Keep).unwrap();
     write!(result, "== merged\n{}", listing(&merged)).unwrap();
+    stack.check_indexed(&changes);
     stack.check_native(&changes, &written);
     stack.check_kernel(&merged);
     stack.check_again(&written, &merged);
@@ -74,20 +79,25 @@ fn run_case(text: &str) -> String {
 /// Layers in directories of their own; the last one applied is the draft.
 struct Stack {
     home: tempfile::TempDir,
+    /// Bottom first.
+    tars: std::cell::RefCell<Vec<Vec<u8>>>,
     count: std::cell::Cell<usize>,
     error: std::cell::RefCell<Option<String>>,
 }
 
 impl Stack {
     fn new() -> Self {
-        Self { home: tempfile::tempdir().unwrap(), count: 0.into(), error: None.into() }
+        Self { home: tempfile::tempdir().unwrap(), tars: Vec::new().into(), count: 0.into(), error: None.into() }
     }
 
     fn apply(&self, tar: &[u8]) {
-        let lowers = self.roots();
+        let below = self.paths();
+        self.tars.borrow_mut().push(tar.to_vec());
         self.count.set(self.count.get() + 1);
         fs::create_dir_all(self.paths()[0].as_path()).unwrap();
-        if let Err(error) = apply_layer(tar, &self.upper(), &lowers, &ApplyOptions::default()) {
+        if let Err(error) =
+            apply_layer(tar, &self.upper(), &|| below.iter().map(|path| RootDir::open(path)).collect(), &ApplyOptions::default())
+        {
             *self.error.borrow_mut() = Some(error.to_string());
         }
         assert_eq!(fs::read_dir(self.home.path()).unwrap().count(), self.count.get(), "something was made outside");
@@ -110,6 +120,39 @@ impl Stack {
         self.roots().split_off(1)
     }
 
+    /// Layers known by their tars show the same tree, and the same changes on them.
+    fn check_indexed(&self, changes: &[Change]) {
+        let tars = self.tars.borrow();
+        let indexes: Option<Vec<LayerIndex>> = tars.iter().rev().map(|tar| index_layer(&tar[..], Limits::default()).unwrap()).collect();
+        // Some can't be: they link to files of other layers.
+        let Some(indexes) = indexes else { return };
+        let indexes: Vec<Lower> = indexes
+            .into_iter()
+            .map(|index| {
+                let again = LayerIndex::from_bytes(&index.to_bytes().unwrap()).unwrap();
+                assert_eq!(again, index, "an index does not read back");
+                Lower::Index(Arc::new(again))
+            })
+            .collect();
+        let (mut top, lowers) = (indexes, self.lowers());
+        let below = top.split_off(1);
+        assert_eq!(diff_overlay(&self.upper(), &LayeredRoot::read_only(below).unwrap()).unwrap(), changes, "an index finds other changes");
+        let below = LayeredRoot::read_only(self.tars_as_lowers()).unwrap();
+        compare_trees(&below, &merged(self.roots()), Path::new("/"));
+        // Half and half: a layer that is unpacked on one that is not, and the other way round.
+        if lowers.len() == 1 {
+            let mixed = vec![Lower::Directory(self.upper()), self.tars_as_lowers().remove(1)];
+            compare_trees(&LayeredRoot::read_only(mixed).unwrap(), &merged(self.roots()), Path::new("/"));
+            let mixed = vec![self.tars_as_lowers().remove(0), Lower::Directory(self.lowers().remove(0))];
+            compare_trees(&LayeredRoot::read_only(mixed).unwrap(), &merged(self.roots()), Path::new("/"));
+        }
+    }
+
+    fn tars_as_lowers(&self) -> Vec<Lower> {
+        let index = |tar: &Vec<u8>| Lower::Index(Arc::new(index_layer(&tar[..], Limits::default()).unwrap().unwrap()));
+        self.tars.borrow().iter().rev().map(index).collect()
+    }
+
     /// The native way gives the same changes, and the same layer.
     fn check_native(&self, changes: &[Change], written: &[u8]) {
         let draft = tempfile::tempdir().unwrap();
@@ -118,7 +161,7 @@ impl Stack {
         assert_eq!(listing(&all_of(&draft.path().join("fs"))), listing(&all_of_stack(&self.roots())), "a full copy differs");
         Native.finish(draft.path(), &self.paths()[1..]).unwrap();
         let upper = RootDir::open(&draft.path().join("fs")).unwrap();
-        let found = diff_overlay(&upper, &self.lowers()).unwrap();
+        let found = diff_overlay(&upper, &merged(self.lowers())).unwrap();
         assert_eq!(found, changes, "native finds other changes");
         assert_eq!(listing(&write(&found, &upper)), listing(written), "native writes another layer");
     }
@@ -145,12 +188,35 @@ impl Stack {
     fn check_again(&self, written: &[u8], merged: &[u8]) {
         let again = tempfile::tempdir().unwrap();
         let root = RootDir::open(again.path()).unwrap();
-        apply_layer(written, &root, &self.lowers(), &ApplyOptions::default()).unwrap();
+        apply_layer(written, &root, &|| Ok(self.lowers()), &ApplyOptions::default()).unwrap();
         let mut roots = self.lowers();
         roots.insert(0, root);
         // A name that came up only because another link to it was made is no change: BuildKit, too, parts them then.
         assert_eq!(without_links(&listing(&all_of_stack(&roots))), without_links(&listing(merged)), "the written layer makes another tree");
     }
+}
+
+fn compare_trees(one: &LayeredRoot, other: &LayeredRoot, path: &Path) {
+    let look = |root: &LayeredRoot| {
+        let found = root.stat(path, false).unwrap().unwrap_or_else(|| panic!("{} is missing", path.display()));
+        let size = if found.is_directory() { 0 } else { found.size };
+        (found.kind, found.mode, found.uid, found.gid, size, found.modified)
+    };
+    assert_eq!(look(one), look(other), "{}", path.display());
+    match look(one).0 {
+        Kind::Symlink => assert_eq!(one.read_link(path).unwrap(), other.read_link(path).unwrap()),
+        Kind::Directory => {
+            let names = one.read_dir(path).unwrap();
+            assert_eq!(names, other.read_dir(path).unwrap(), "{}", path.display());
+            names.iter().for_each(|name| compare_trees(one, other, &path.join(name)));
+        }
+        _ => {}
+    }
+}
+
+/// The tree that layers show, top first.
+fn merged(layers: Vec<RootDir>) -> LayeredRoot {
+    LayeredRoot::read_only(layers.into_iter().map(Lower::Directory).collect()).unwrap()
 }
 
 fn write(changes: &[Change], root: &RootDir) -> Vec<u8> {
@@ -287,7 +353,7 @@ fn owners_that_cannot_be_set_are_written_down_and_read_back() {
     let home = tempfile::tempdir().unwrap();
     let root = RootDir::open(home.path()).unwrap();
     let options = ApplyOptions { ownership: Ownership::Record, ..ApplyOptions::default() };
-    let report = apply_layer(&tar(&lines)[..], &root, &[], &options).unwrap();
+    let report = apply_layer(&tar(&lines)[..], &root, &|| Ok(Vec::new()), &options).unwrap();
     let owner = rustix::process::geteuid().as_raw();
     let kept = format!("d/link link 777 {owner}:{} @1 -> f", rustix::process::getegid().as_raw());
     // A link's owner is written down where we may set capabilities.

@@ -33,6 +33,11 @@ impl BlobWriter {
         self.length
     }
 
+    /// Reads what has been written so far, beside the writer.
+    pub fn reader(&self) -> Result<File> {
+        File::open(self.temporary.path()).at("open", self.temporary.path())
+    }
+
     /// Forgets what was written, for a sender that starts again from the beginning.
     pub fn restart(&mut self) -> Result<()> {
         use std::io::Seek;

@@ -56,7 +56,7 @@ impl Store {
             self.forget_all(cutoff)?;
         }
         let is_wanted = |object: &Object| {
-            let is_cache = !matches!(object.kind, ObjectKind::CacheMount | ObjectKind::Build);
+            let is_cache = !matches!(object.kind, ObjectKind::CacheMount | ObjectKind::Build | ObjectKind::LayerIndex);
             (is_cache || options.all) && !object.is_named && object.used_unix <= cutoff
         };
         self.remove_until(options.keep_bytes.unwrap_or(0), is_wanted, &mut removed)?;

@@ -12,6 +12,7 @@
 //!   cache-mounts/<hash>/<n>/data   copy n of the cache mount whose id is in cache-mounts/<hash>/id
 //!   builds/<id>/             report.json and steps/<nn>.log of one build
 //!   stat-cache/<hash>        digests of files that have not changed since, one file per context
+//!   layer-indexes/<hex>      what is in a layer, without the contents, by diff_id: COPY needs no more of its base
 //!   stat-cache/listing-<hash>   what one content digest was made of, to name the file that changed
 //!   meta.sqlite              step records, facts of earlier builds, what tags pointed at
 //!   tmp/                     what has no name yet
@@ -81,7 +82,7 @@ const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 /// An `index.json` without images.
 const EMPTY_INDEX: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 
-const DIRECTORIES: [&str; 6] = ["blobs/sha256", "snapshots", "cache-mounts", "builds", "stat-cache", "tmp"];
+const DIRECTORIES: [&str; 7] = ["blobs/sha256", "snapshots", "cache-mounts", "builds", "stat-cache", "layer-indexes", "tmp"];
 
 /// A handle on a store; cheap to clone, usable from any thread.
 #[derive(Debug, Clone)]

@@ -29,6 +29,7 @@ pub enum ObjectKind {
     CacheMount,
     Build,
     StatCache,
+    LayerIndex,
 }
 
 /// One thing that can be removed on its own.
@@ -81,7 +82,7 @@ impl Object {
             ObjectKind::Blob => (LeaseKind::Blob, name(&self.path)),
             ObjectKind::Snapshot => (LeaseKind::Snapshot, name(&self.path)),
             ObjectKind::Build => (LeaseKind::Build, name(&self.path)),
-            ObjectKind::StatCache => (LeaseKind::File, name(&self.path)),
+            ObjectKind::StatCache | ObjectKind::LayerIndex => (LeaseKind::File, name(&self.path)),
             ObjectKind::CacheMount => {
                 let hash = name(self.path.parent().unwrap_or(Path::new("")));
                 (LeaseKind::CacheMount, super::cache_mount::copy_key(&hash, name(&self.path)))
@@ -105,8 +106,12 @@ impl Store {
     /// Everything but blobs, not yet measured.
     fn all_trees(&self) -> Result<Vec<Object>> {
         let mut objects = Vec::new();
-        for (kind, directory) in [(ObjectKind::Snapshot, "snapshots"), (ObjectKind::Build, "builds"), (ObjectKind::StatCache, "stat-cache")]
-        {
+        for (kind, directory) in [
+            (ObjectKind::Snapshot, "snapshots"),
+            (ObjectKind::Build, "builds"),
+            (ObjectKind::StatCache, "stat-cache"),
+            (ObjectKind::LayerIndex, "layer-indexes"),
+        ] {
             objects.extend(self.trees(kind, Path::new(directory))?);
         }
         for mount in list(&self.path("cache-mounts"))? {

@@ -43,8 +43,12 @@ pub struct Directory {
 
 impl Directory {
     pub(crate) fn top(upper: Option<LayerDirectory>, lowers: Vec<LayerDirectory>, overlay: bool) -> Arc<Self> {
-        let hidden = overlay && upper.as_ref().is_some_and(LayerDirectory::is_opaque);
-        let lowers = if hidden { Vec::new() } else { lowers };
+        let mut lowers = lowers;
+        if overlay {
+            let hidden = upper.as_ref().is_some_and(LayerDirectory::is_opaque);
+            let last = lowers.iter().position(LayerDirectory::is_opaque);
+            lowers.truncate(if hidden { 0 } else { last.map_or(lowers.len(), |last| last + 1) });
+        }
         Arc::new(Self { parent: None, upper: upper.map_or_else(OnceLock::new, OnceLock::from), lowers, overlay })
     }
 
@@ -73,22 +77,41 @@ impl Directory {
     }
 
     pub(crate) fn metadata(&self) -> io::Result<Metadata> {
-        self.topmost()?.metadata()
+        self.describing(self.layers())?.metadata()
     }
 
     pub(crate) fn fd(&self) -> io::Result<BorrowedFd<'_>> {
-        Ok(self.topmost()?.fd())
+        self.topmost()?.fd()
+    }
+
+    /// The layer that says what this directory looks like; the last one where none does.
+    fn describing<'a>(&self, layers: impl Iterator<Item = &'a LayerDirectory>) -> io::Result<&'a LayerDirectory> {
+        let mut last = None;
+        for layer in layers {
+            if !layer.is_implied() {
+                return Ok(layer);
+            }
+            last = Some(layer);
+        }
+        last.ok_or_else(|| Errno::NOENT.into())
     }
 
     /// The layer that an entry shows through from, and what it is there.
-    fn find(&self, name: &OsStr) -> io::Result<Option<(&LayerDirectory, Metadata)>> {
+    pub(crate) fn find(&self, name: &OsStr) -> io::Result<Option<(&LayerDirectory, Metadata)>> {
+        let mut implied = None;
         for layer in self.layers() {
-            if let Some(metadata) = layer.stat(name)? {
-                let gone = self.overlay && metadata.is_whiteout();
-                return Ok((!gone).then_some((layer, metadata)));
+            let Some(metadata) = layer.stat(name)? else { continue };
+            if implied.is_some() && !metadata.is_directory() {
+                break;
             }
+            if layer.implies(name) {
+                implied = Some((layer, metadata));
+                continue;
+            }
+            let gone = self.overlay && metadata.is_whiteout();
+            return Ok((!gone).then_some((layer, metadata)));
         }
-        Ok(None)
+        Ok(implied)
     }
 
     /// The entry of that name; a link is not followed.
@@ -160,10 +183,18 @@ impl Directory {
         Arc::new(Self { parent: Some((self.clone(), name.to_owned())), upper, lowers, overlay: self.overlay })
     }
 
+    /// Makes the upper directory look as the one below it does, if there is one.
+    pub(crate) fn look_as_below(&self) -> io::Result<()> {
+        match self.describing(self.lowers.iter()) {
+            Ok(below) => copy_directory_metadata(below, self.upper()?),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// The directory in the upper layer, made there with the metadata it has below if it is not there yet.
     pub(crate) fn upper(&self) -> io::Result<BorrowedFd<'_>> {
         if let Some(upper) = self.upper.get() {
-            return Ok(upper.fd());
+            return upper.fd();
         }
         let (parent, name) = self.parent.as_ref().ok_or(Errno::ROFS)?;
         let at = parent.upper()?;
@@ -171,7 +202,7 @@ impl Directory {
         match rustix::fs::mkdirat(at, name, Mode::from_raw_mode(0o700)) {
             Ok(()) => {
                 let made = open_directory(at, name)?;
-                copy_directory_metadata(self.lowers.first().ok_or(Errno::NOENT)?, made.as_fd())?;
+                copy_directory_metadata(self.describing(self.lowers.iter())?, made.as_fd())?;
                 // Bringing a directory up is no change of the one it lies in.
                 let before = Metadata::from_stat(&before);
                 set_times(at, before.accessed, before.modified)?;
@@ -180,7 +211,7 @@ impl Directory {
             Err(error) => return Err(error.into()),
         }
         let opened = open_directory(at, name)?;
-        Ok(self.upper.get_or_init(|| LayerDirectory::Open(opened)).fd())
+        self.upper.get_or_init(|| LayerDirectory::Open(opened)).fd()
     }
 
     /// Whether a lower layer shows anything of that name.
@@ -255,8 +286,12 @@ impl Directory {
             return Ok(());
         }
         for layer in &self.lowers {
-            if let Some(stat) = disk::stat_at(layer.fd(), &name)? {
-                return copy_up::copy_entry(layer.fd(), &name, &stat, at, &name);
+            if layer.stat(OsStr::from_bytes(name.to_bytes()))?.is_none() {
+                continue;
+            }
+            let from = layer.fd()?;
+            if let Some(stat) = disk::stat_at(from, &name)? {
+                return copy_up::copy_entry(from, &name, &stat, at, &name);
             }
         }
         Err(Errno::NOENT.into())
@@ -265,7 +300,7 @@ impl Directory {
     /// Takes an entry away, a directory with all that is in it; the name is gone from lower layers too.
     pub(crate) fn remove(&self, name: &OsStr) -> io::Result<()> {
         if let Some(upper) = self.upper.get() {
-            remove_at(upper.fd(), &CString::new(name.as_bytes())?)?;
+            remove_at(upper.fd()?, &CString::new(name.as_bytes())?)?;
         }
         if self.overlay && self.lower_has(name)? {
             let at = self.upper()?;
@@ -292,7 +327,7 @@ fn copy_directory_metadata(from: &LayerDirectory, to: BorrowedFd<'_>) -> io::Res
     let metadata = from.metadata()?;
     // An owner that was written down comes with the attributes.
     set_owner(to, metadata.uid, metadata.gid, Ownership::Set)?;
-    xattrs::copy(from.fd(), to, xattrs::is_private_to_overlay);
+    xattrs::set(&from.xattrs(), to);
     rustix::fs::fchmod(to, Mode::from_raw_mode(metadata.mode))?;
     set_times(to, metadata.accessed, metadata.modified)
 }

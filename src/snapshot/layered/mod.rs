@@ -8,6 +8,8 @@
 //! links, absolute or climbing, are resolved inside. Unaware of Dockerfiles and of who asks.
 
 mod directory;
+mod index;
+mod index_file;
 mod layer;
 mod metadata;
 mod walk;
@@ -26,6 +28,8 @@ use rustix::io::Errno;
 
 pub use directory::Directory;
 pub(crate) use directory::{set_owner, set_times};
+pub use index::{LayerIndex, index_layer};
+pub(crate) use layer::{Content, LayerDirectory, attributes_at, open_file_at, read_link_at};
 pub(crate) use metadata::timespec;
 pub use metadata::{Kind, Metadata};
 
@@ -34,13 +38,14 @@ pub(crate) use walk::{Place, clean, walk, walk_seen};
 
 use super::Ownership;
 use crate::sys::root::RootDir;
-use layer::LayerDirectory;
 
 /// One layer below the one that is written.
 #[derive(Debug)]
 pub enum Lower {
     /// Unpacked, in overlay form.
     Directory(RootDir),
+    /// Known by its tar alone.
+    Index(Arc<LayerIndex>),
 }
 
 /// The stack.
@@ -69,6 +74,11 @@ impl LayeredRoot {
         let overlay = !lowers.is_empty();
         let upper = LayerDirectory::open(upper.as_fd())?;
         Ok(Self { top: Directory::top(Some(upper), open_all(&lowers)?, overlay), overlay, writable: true, ownership: Ownership::Set })
+    }
+
+    /// Makes the written layer's root look as the root below does: the merged one looks as its uppermost does.
+    pub fn inherit_root(&mut self) -> io::Result<()> {
+        self.top.look_as_below()
     }
 
     /// A finished stack, topmost layer first; writing to it fails with EROFS. No layers at all is the empty tree.
@@ -189,6 +199,7 @@ impl LayeredRoot {
 fn open_all(lowers: &[Lower]) -> io::Result<Vec<LayerDirectory>> {
     let open = |lower: &Lower| match lower {
         Lower::Directory(root) => LayerDirectory::open(root.as_fd()),
+        Lower::Index(index) => Ok(LayerDirectory::indexed(index.clone())),
     };
     lowers.iter().map(open).collect()
 }

@@ -47,7 +47,12 @@ pub(crate) fn read(from: BorrowedFd<'_>, skip: impl Fn(&[u8]) -> bool) -> Vec<(V
 
 /// Copies the attributes; one that cannot be set (another file system, no capability) is left out, as BuildKit does.
 pub(crate) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, skip: impl Fn(&[u8]) -> bool) {
-    for (name, value) in read(from, skip) {
-        let _ = fsetxattr(to, OsStr::from_bytes(&name), &value, XattrFlags::empty());
+    set(&read(from, skip), to);
+}
+
+/// Sets attributes, in the same way.
+pub(crate) fn set(attributes: &[(Vec<u8>, Vec<u8>)], to: BorrowedFd<'_>) {
+    for (name, value) in attributes {
+        let _ = fsetxattr(to, OsStr::from_bytes(name), value, XattrFlags::empty());
     }
 }
