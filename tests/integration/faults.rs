@@ -173,6 +173,26 @@ fn a_manifest_that_is_no_json_is_refused() {
     }
 }
 
+#[test]
+fn wrong_bytes_of_a_mirror_are_asked_of_the_next() {
+    let (good, bad) = (image(), image());
+    let wanted = last_layer(&good);
+    let honest = FakeRegistry::serve(good, |_| None);
+    let (name, length) = (wanted.clone(), bad.blobs.last().unwrap().1.len());
+    let liar = FakeRegistry::serve(bad, move |request| {
+        request.path.ends_with(&name).then(|| Reply::of(200, "application/octet-stream", vec![b'x'; length]))
+    });
+    let bed = Bed::caller();
+    let (honest, liar) = (honest.address(), liar.address());
+    bed.registries(&format!(
+        "[[registry]]\nprefix = \"fake.invalid\"\nlocation = \"{honest}\"\ninsecure = true\n\
+         [[registry.mirror]]\nlocation = \"{liar}\"\ninsecure = true\n"
+    ));
+    bed.dockerfile("FROM fake.invalid/app:1\nRUN cat /note\n").build(&[]).succeeds();
+    let stored = fs::read(bed.store().join("blobs/sha256").join(wanted.trim_start_matches("sha256:"))).unwrap();
+    assert_ne!(stored[0], b'x');
+}
+
 /// Neither the blob nor a part of it is served from the store.
 fn no_blob(bed: &Bed, digest: &str) {
     let path = bed.store().join("blobs/sha256").join(digest.trim_start_matches("sha256:"));
