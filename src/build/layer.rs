@@ -291,6 +291,16 @@ impl Layer {
                 return fetch_cached(std::slice::from_ref(&layer), services).await;
             }
         }
+        // The step's record has the form that the build itself wanted; other outputs' forms have records of their own.
+        let is_further = !self.known_blobs().is_empty();
+        let form = format!("packed {} {}", self.snapshot.as_str(), serde_json::to_string(&policy).expect("plain data has a JSON form"));
+        if is_further
+            && let Some(record) = services.store.step(&form).map_err(BuildError::store)?
+            && let Ok(layer) = serde_json::from_str::<crate::oci::Layer>(&record.payload)
+            && services.store.has_described(&layer.descriptor).map_err(BuildError::store)?
+        {
+            return Ok(layer);
+        }
         let upper = self.directory(services, progress).await?;
         let packing = services.clone();
         let secrets = services.secrets.clone();
@@ -299,6 +309,11 @@ impl Layer {
         let layer = Box::pin(on_lowers(&self.below, services, progress, pack)).await?;
         *self.packed.lock().expect("no holder panics") = Some((started, started.elapsed()));
         self.note_searched(&secrets);
+        if is_further {
+            let payload = serde_json::to_string(&layer).expect("plain data has a JSON form");
+            let blobs = std::slice::from_ref(&layer.descriptor.digest);
+            services.store.record_step(&form, &payload, blobs).map_err(BuildError::store)?;
+        }
         if let Origin::Step { known, .. } = &self.origin {
             known.lock().expect("no holder panics").push((policy, layer.clone()));
         }

@@ -165,3 +165,61 @@ fn provenance_is_found_beside_the_image() {
     );
     assert!(!statement.contains("s3cret"), "mode min says no values of build arguments");
 }
+
+#[test]
+fn what_copy_is_put_on_is_indexed_once_and_never_unpacked() {
+    for bed in Bed::each_user() {
+        // A layer of its own, so that nobody else has indexed it.
+        bed.dockerfile("FROM alpine\nRUN mkdir -p -m 750 /srv/app && ln -s /srv/app /app && echo app:x:77:78:::/bin/sh >> /etc/passwd\n");
+        let base = name(&bed, "base");
+        bed.build(&["-t", &base, "--push"]).succeeds();
+        let unpacked = |bed: &Bed| {
+            fs::read_dir(bed.store().join("snapshots"))
+                .unwrap()
+                .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("base-"))
+                .count()
+        };
+        // Through the base's link, with its user database, beside its modes.
+        bed.file("hello", "hello\n");
+        bed.dockerfile(&format!("FROM {base}\nWORKDIR /app/sub\nCOPY --chown=app hello /app/\nENV A=b\n"));
+        let other = Bed::of(bed.user);
+        other.file("hello", "hello\n").dockerfile(&fs::read_to_string(bed.path("context/Dockerfile")).unwrap());
+        let app = name(&bed, "copied");
+        let fresh = other.build(&["-t", &app, "--push", "--reproducible"]);
+        fresh.succeeds().says("pull sha256");
+        assert_eq!(unpacked(&other), 0, "the base was unpacked: {fresh}");
+        let digest = inspect(&app)["Digest"].clone();
+        // A prune takes the blobs, not what is known of them.
+        other.run(&["prune"]).succeeds();
+        let again = other.build(&["-t", &app, "--push", "--reproducible", "--no-cache"]);
+        again.succeeds().does_not_say("pull sha256");
+        assert_eq!((unpacked(&other), inspect(&app)["Digest"].clone()), (0, digest.clone()), "{again}");
+        // On layers that are unpacked it is the same image.
+        other.dockerfile(&format!("FROM {base}\nRUN test -d /srv/app\n")).build(&[]).succeeds();
+        assert!(unpacked(&other) > 0);
+        other.dockerfile(&fs::read_to_string(bed.path("context/Dockerfile")).unwrap());
+        other.build(&["-t", &app, "--push", "--reproducible", "--no-cache"]).succeeds();
+        assert_eq!(inspect(&app)["Digest"], digest);
+        // What --chown says is looked up in there.
+        let tar = other.path("out/app.tar");
+        other.build(&["--reproducible", "-o", "type=tar,dest=../out/app.tar"]).succeeds();
+        let listing = tool(Command::new("tar").args(["--numeric-owner", "-tvf"]).arg(&tar));
+        assert!(listing.lines().any(|line| line.contains(" 77/78 ") && line.ends_with("srv/app/hello")), "{listing}");
+    }
+}
+
+#[test]
+fn a_second_compression_is_packed_once() {
+    let bed = Bed::caller();
+    bed.file("hello", "hello\n".repeat(1000)).dockerfile("FROM scratch\nCOPY hello /\n");
+    let outputs = ["-o", "type=image", "-t", "app", "-o", "type=oci,dest=../out/app.tar,compression=zstd"];
+    bed.build(&outputs).succeeds();
+    let first = fs::read(bed.path("out/app.tar")).unwrap();
+    // The step's files are gone, its two blobs are not: there is nothing that could be packed again.
+    for entry in fs::read_dir(bed.store().join("snapshots")).unwrap() {
+        fs::remove_dir_all(entry.unwrap().path()).unwrap();
+    }
+    bed.build(&outputs).succeeds();
+    assert!(fs::read(bed.path("out/app.tar")).unwrap() == first);
+    assert_eq!(fs::read_dir(bed.store().join("snapshots")).unwrap().count(), 0, "the layer was unpacked to be packed");
+}
