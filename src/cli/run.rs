@@ -39,6 +39,11 @@ fn start(cli: &Cli, args: &RunArgs) -> Result<ExitCode, Failure> {
     let config = &image.config.config;
     let progress: Arc<dyn build::Progress> = Arc::new(Silent);
     let lowers = runtime.block_on(build::unpack_image(&image, &services, &progress)).map_err(|error| Failure::new(error.message))?;
+    // It may run programs of this machine alone, and then nothing is missing.
+    if let Err(missing) = sandbox::emulation::prepare(&image.platform, &services.search_path) {
+        eprintln!("warning: {missing}");
+        missing.fix.iter().for_each(|fix| eprintln!("hint: {fix}"));
+    }
     let draft = services.store.new_snapshot().map_err(|error| Failure::new(chain(&error)))?;
     let mut spec = Spec {
         args: command(args, config)?,

@@ -61,6 +61,7 @@ fn an_arm64_step_runs_for_every_user() {
     for bed in Bed::each_user() {
         bed.file("hello", arm64_program()).dockerfile("FROM scratch\nCOPY --chmod=755 hello /hello\nRUN [\"/hello\"]\nCMD [\"/hello\"]\n");
         bed.build(&["--platform", "linux/arm64", "-t", "app"]).succeeds().says("hello from arm64");
+        bed.run(&["run", "app"]).succeeds().says("hello from arm64");
     }
 }
 
