@@ -18,6 +18,7 @@ mod kills;
 mod outputs;
 mod platforms;
 mod push;
+mod recipes;
 mod run;
 mod sources;
 mod support;
