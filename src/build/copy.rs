@@ -156,8 +156,8 @@ impl Engine {
         match &self.plan.vertices[id.0].op {
             Op::Copy(copy) => self.digest_source(id, copy, name).await,
             Op::Run(run) => {
-                let mount = run.mounts.iter().find(|mount| super::key::mount_name(&mount.target, &mount.kind) == name);
-                match mount.map(|mount| &mount.kind) {
+                let named = super::key::mount_names(&run.mounts).into_iter().position(|known| known == name);
+                match named.map(|index| &run.mounts[index].kind) {
                     Some(MountKind::Bind { from, source, .. } | MountKind::Cache { from: Some(from), source, .. }) => {
                         self.digest_mount(id, name, from, source).await
                     }

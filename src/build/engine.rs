@@ -23,7 +23,7 @@ use crate::{
         bases::ResolvedBases,
         facts,
         inputs::Inputs,
-        key::{mount_name, source_name},
+        key::{mount_names, source_name},
         layer::{PolicyBlob, Stack, joined, lease},
         recorder::Recorder,
         request::{PlatformOutcome, Request, Services},
@@ -509,10 +509,9 @@ impl Engine {
                     .collect()
             }
             Op::Run(run) => {
-                let inputs = run.mounts.iter().filter_map(|mount| match &mount.kind {
-                    MountKind::Bind { from, .. } | MountKind::Cache { from: Some(from), .. } => {
-                        Some((mount_name(&mount.target, &mount.kind), from.clone()))
-                    }
+                let named = run.mounts.iter().zip(mount_names(&run.mounts));
+                let inputs = named.filter_map(|(mount, name)| match &mount.kind {
+                    MountKind::Bind { from, .. } | MountKind::Cache { from: Some(from), .. } => Some((name, from.clone())),
                     _ => None,
                 });
                 inputs.collect()

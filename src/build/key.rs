@@ -18,6 +18,7 @@
 //! | `mount TARGET content`: digest of what a bind mount or a cache mount's `from` shows | x | | |
 //! | `network`, `hostname` | x | | |
 //! | `resources`: shm size and ulimits | x | | |
+//! | `hosts`: names of --add-host | x | | |
 //! | `source N`: path or file name, whether it is unpacked | | x | |
 //! | `source N content`: names, types, modes, owners, sizes, links, xattrs, bytes of the used paths | | x | |
 //! | `destination`, `chown`, `chmod`, `link`, `parents`, `excludes` | | x | |
@@ -32,7 +33,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::plan::{CopyOp, CopySource, MountKind, RunOp, SourceFrom, Vertex, WorkdirOp};
+use crate::plan::{CopyOp, CopySource, Mount, MountKind, RunOp, SourceFrom, Vertex, WorkdirOp};
 
 /// Raised when the meaning of a key changes: old entries are then never found.
 const FORMAT: &str = "1";
@@ -99,6 +100,8 @@ pub struct CommonFacts {
     pub hostname: String,
     /// Shm size and ulimits as text.
     pub resources: String,
+    /// Names of --add-host. Not their addresses: as with BuildKit, a service that moved is the same service.
+    pub hosts: Vec<String>,
     /// `SOURCE_DATE_EPOCH`; without it made directories get the time of day.
     pub epoch: Option<i64>,
 }
@@ -122,7 +125,7 @@ fn run_facts(facts: &mut Facts, run: &RunOp, parent: &ResultId, contents: &BTree
     // No `..`: a new field does not compile until it is decided whether it counts.
     let RunOp { args, env, proxy_env: _, cwd, user, mounts, network, script } = run;
     // The epoch is among the variables where the stage declares it; else the step can't see it.
-    let CommonFacts { hostname, resources, epoch: _ } = common;
+    let CommonFacts { hostname, resources, hosts, epoch: _ } = common;
     facts.add("instruction", "RUN");
     facts.add("parent", &parent.0);
     facts.add("command", json(args));
@@ -134,8 +137,7 @@ fn run_facts(facts: &mut Facts, run: &RunOp, parent: &ResultId, contents: &BTree
     if let Some(script) = script {
         facts.add("script", json(script));
     }
-    for mount in mounts {
-        let name = mount_name(&mount.target, &mount.kind);
+    for (mount, name) in mounts.iter().zip(mount_names(mounts)) {
         facts.add(&name, mount_options(&mount.kind));
         if let Some(content) = contents.get(&name) {
             facts.add(format!("{name} content"), content);
@@ -144,15 +146,26 @@ fn run_facts(facts: &mut Facts, run: &RunOp, parent: &ResultId, contents: &BTree
     facts.add("network", json(network));
     facts.add("hostname", hostname);
     facts.add("resources", resources);
+    if !hosts.is_empty() {
+        facts.add("hosts", json(hosts));
+    }
 }
 
-/// The name of a mount's fact.
-pub fn mount_name(target: &str, kind: &MountKind) -> String {
-    match kind {
-        MountKind::Secret { id, .. } if target.is_empty() => format!("mount secret {id}"),
-        MountKind::Ssh { id, .. } if target.is_empty() => format!("mount ssh {id}"),
-        _ => format!("mount {target}"),
+/// The names of mounts' facts. Of two on one target the later one hides the earlier one: they are told apart.
+pub fn mount_names(mounts: &[Mount]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::with_capacity(mounts.len());
+    for Mount { target, kind } in mounts {
+        let mut name = match kind {
+            MountKind::Secret { id, .. } if target.is_empty() => format!("mount secret {id}"),
+            MountKind::Ssh { id, .. } if target.is_empty() => format!("mount ssh {id}"),
+            _ => format!("mount {target}"),
+        };
+        while names.contains(&name) {
+            name.push('+');
+        }
+        names.push(name);
     }
+    names
 }
 
 /// The name of a source's fact.
@@ -225,7 +238,7 @@ mod tests {
     use super::*;
     use crate::{
         dockerfile::Span,
-        plan::{CacheSharing, Input, Mount, NetworkMode, Op, Script, VertexId},
+        plan::{CacheSharing, Input, NetworkMode, Op, Script, VertexId},
     };
 
     fn vertex(op: Op) -> Vertex {
@@ -325,10 +338,122 @@ mod tests {
             of_run("p", "d", &CommonFacts::default()),
             of_run("p", "c", &CommonFacts { hostname: "h".into(), ..CommonFacts::default() }),
             of_run("p", "c", &CommonFacts { resources: "r".into(), ..CommonFacts::default() }),
+            of_run("p", "c", &CommonFacts { hosts: vec!["h".into()], ..CommonFacts::default() }),
         ];
         let distinct: std::collections::BTreeSet<_> = keys.iter().collect();
         assert_eq!(distinct.len(), keys.len());
         assert_eq!(keys[0], key_of_run(|op| op.proxy_env.push(("HTTP_PROXY".into(), "http://p".into()))));
+    }
+
+    #[test]
+    fn each_option_of_a_mount_changes_the_key() {
+        let from = || Input::Vertex(Some(VertexId(1)));
+        let bind = |source: &str, readonly| MountKind::Bind { from: from(), source: source.into(), readonly };
+        let cache = |change: &dyn Fn(&mut MountKind)| {
+            let (source, sharing) = (String::new(), CacheSharing::Shared);
+            let mut kind =
+                MountKind::Cache { id: "i".into(), sharing, from: None, source, readonly: false, mode: None, uid: None, gid: None };
+            change(&mut kind);
+            kind
+        };
+        let set = |number: u32, value: u32| {
+            cache(&|kind| {
+                let MountKind::Cache { mode, uid, gid, .. } = kind else { unreachable!("it is a cache") };
+                *[mode, uid, gid][number as usize] = Some(value);
+            })
+        };
+        let secret = |env: Option<&str>, required, mode, uid, gid| {
+            let env = env.map(str::to_owned);
+            MountKind::Secret { id: "s".into(), env, required, mode, uid, gid }
+        };
+        let ssh = |required, mode, uid, gid| MountKind::Ssh { id: "s".into(), required, mode, uid, gid };
+        let kinds = [
+            bind("/", true),
+            bind("/", false),
+            bind("/other", true),
+            cache(&|_| ()),
+            cache(&|kind| {
+                if let MountKind::Cache { id, .. } = kind {
+                    id.push('x')
+                }
+            }),
+            cache(&|kind| {
+                if let MountKind::Cache { sharing, .. } = kind {
+                    *sharing = CacheSharing::Private
+                }
+            }),
+            cache(&|kind| {
+                if let MountKind::Cache { sharing, .. } = kind {
+                    *sharing = CacheSharing::Locked
+                }
+            }),
+            cache(&|kind| {
+                if let MountKind::Cache { from, .. } = kind {
+                    *from = Some(Input::Vertex(None))
+                }
+            }),
+            cache(&|kind| {
+                if let MountKind::Cache { source, .. } = kind {
+                    source.push('x')
+                }
+            }),
+            cache(&|kind| {
+                if let MountKind::Cache { readonly, .. } = kind {
+                    *readonly = true
+                }
+            }),
+            set(0, 0o700),
+            set(1, 7),
+            set(2, 7),
+            MountKind::Tmpfs { size_bytes: 0 },
+            MountKind::Tmpfs { size_bytes: 1 },
+            secret(None, false, 0o400, 0, 0),
+            secret(Some("T"), false, 0o400, 0, 0),
+            secret(None, true, 0o400, 0, 0),
+            secret(None, false, 0o440, 0, 0),
+            secret(None, false, 0o400, 1, 0),
+            secret(None, false, 0o400, 0, 1),
+            ssh(false, 0o600, 0, 0),
+            ssh(true, 0o600, 0, 0),
+            ssh(false, 0o660, 0, 0),
+            ssh(false, 0o600, 1, 0),
+            ssh(false, 0o600, 0, 1),
+        ];
+        let count = kinds.len();
+        let keys: std::collections::BTreeSet<_> = kinds.into_iter().map(|kind| key_of_run(|op| op.mounts[0].kind = kind)).collect();
+        assert_eq!(keys.len(), count);
+        // Another stage with the same content is the same.
+        let of_stage = |id| {
+            key_of_run(|op| {
+                op.mounts[0].kind = MountKind::Bind { from: Input::Vertex(Some(VertexId(id))), source: "/".into(), readonly: true }
+            })
+        };
+        assert_eq!(of_stage(1), of_stage(2));
+    }
+
+    #[test]
+    fn two_mounts_on_one_target_have_a_content_each() {
+        let mount =
+            || Mount { target: "/m".into(), kind: MountKind::Bind { from: Input::Vertex(None), source: "/".into(), readonly: true } };
+        let names = mount_names(&[mount(), mount(), mount()]);
+        assert_eq!(names, ["mount /m", "mount /m+", "mount /m++"]);
+    }
+
+    #[test]
+    fn each_fact_of_a_workdir_changes_the_key() {
+        let key = |path: &str, user: &str, parent: &str, epoch| {
+            let op = Op::Workdir(WorkdirOp { path: path.into(), user: user.into() });
+            of(op, parent, "c", &CommonFacts { epoch, ..CommonFacts::default() }).key()
+        };
+        let keys = [
+            key("/w", "", "p", None),
+            key("/x", "", "p", None),
+            key("/w", "u", "p", None),
+            key("/w", "", "q", None),
+            key("/w", "", "p", Some(0)),
+            key("/w", "", "p", Some(1)),
+        ];
+        assert_eq!(keys.iter().collect::<std::collections::BTreeSet<_>>().len(), keys.len());
     }
 
     #[test]
@@ -337,6 +462,10 @@ mod tests {
         let other_platform = {
             let vertex = Vertex { platform: "linux/arm64".parse().unwrap(), ..vertex(Op::Copy(Box::new(copy()))) };
             facts(&vertex, &ResultId("p".into()), &BTreeMap::from([("source 0".into(), "c".into())]), &CommonFacts::default()).key()
+        };
+        let at_epoch = |seconds| {
+            let common = CommonFacts { epoch: Some(seconds), ..CommonFacts::default() };
+            of(Op::Copy(Box::new(copy())), "p", "c", &common).key()
         };
         let inline = |content: &str| SourceFrom::Inline { name: "n".into(), content: content.into() };
         let keys = [
@@ -354,6 +483,8 @@ mod tests {
             key_of_copy(|op| op.excludes = vec!["1".into()]),
             of_copy("q", "c"),
             of_copy("p", "d"),
+            at_epoch(0),
+            at_epoch(1),
             other_platform,
         ];
         let distinct: std::collections::BTreeSet<_> = keys.iter().collect();
@@ -369,7 +500,8 @@ mod tests {
         let table: String = include_str!("key.rs").lines().take_while(|line| line.starts_with("//!")).collect();
         let workdir = WorkdirOp { path: "/w".into(), user: "u".into() };
         for op in [Op::Run(Box::new(run())), Op::Copy(Box::new(copy())), Op::Workdir(workdir)] {
-            for (name, _) in of(op, "p", "c", &CommonFacts::default()).iter() {
+            let common = CommonFacts { hosts: vec!["h".into()], epoch: Some(1), ..CommonFacts::default() };
+            for (name, _) in of(op, "p", "c", &common).iter() {
                 let row = match name.split(' ').collect::<Vec<_>>()[..] {
                     ["env", _] => "env NAME".to_owned(),
                     ["mount", _] => "mount TARGET".to_owned(),

@@ -61,7 +61,8 @@ impl Engine {
         }
         let scope = blake3::hash(format!("{:?}\0{}", self.request.context, self.request.dockerfile_name).as_bytes()).to_hex();
         let text = vertex.name.split_once("] ").map_or(vertex.name.as_str(), |(_, text)| text);
-        let of = |what: &str| format!("{scope} {} {} {what}", vertex.platform, vertex.stage);
+        // Without the platform: that it is another is an answer too.
+        let of = |what: &str| format!("{scope} {} {what}", vertex.stage);
         [of(text), of(&format!("#{place}"))]
     }
 

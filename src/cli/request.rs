@@ -45,6 +45,8 @@ pub fn request(args: &BuildArgs, layers: LayerPolicy) -> Result<Request, Failure
     let plans = platforms(args)?.into_iter().map(|(platform, explicit)| options(args, &build_args, &kinds, platform, explicit));
     let hostname = build_args.get("BUILDKIT_SANDBOX_HOSTNAME").cloned().unwrap_or_else(|| "buildkitsandbox".to_owned());
     let run_defaults = run_defaults(args)?;
+    let mut hosts: Vec<String> = run_defaults.extra_hosts.iter().map(|(name, _)| name.clone()).collect();
+    hosts.sort();
     let resources = format!("{:?} {:?}", run_defaults.shm_size_bytes, run_defaults.ulimits);
     Ok(Request {
         dockerfile: dockerfile.text,
@@ -55,7 +57,7 @@ pub fn request(args: &BuildArgs, layers: LayerPolicy) -> Result<Request, Failure
         secrets: secrets(args)?,
         ssh: ssh(args)?,
         run_defaults,
-        common_facts: CommonFacts { hostname, resources, epoch: None },
+        common_facts: CommonFacts { hostname, resources, hosts, epoch: None },
         explain: args.explain,
         pull: pull_policy(args)?,
         lock: lock::read(args)?,

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use crate::support::{Bed, Outcome, skip};
+use crate::support::{Bed, FakeRegistry, Image, Layer, Outcome, Page, Web, skip};
 
 /// Names of the steps that the newest build ran, in order.
 fn ran(bed: &Bed) -> Vec<String> {
@@ -107,7 +107,10 @@ fn what_is_not_in_the_table_of_facts_changes_nothing() {
     };
     assert_eq!(with("one", &[]), 1);
     assert_eq!(with("two", &["--build-arg", "HTTP_PROXY=http://proxy:1", "--build-arg", "no_proxy=x"]), 0);
-    assert_eq!(with("two", &["--add-host", "there:10.0.0.1"]), 0);
+    // As with BuildKit the name counts, the address doesn't.
+    assert_eq!(with("two", &["--add-host", "there:10.0.0.1"]), 1);
+    assert_eq!(with("two", &["--add-host", "there:10.0.0.2"]), 0);
+    assert_eq!(with("two", &["--build-arg", "BUILDKIT_SANDBOX_HOSTNAME=other"]), 1);
     assert_eq!(with("two", &["--build-arg", "UNUSED=1"]), 0);
     assert_eq!(with("two", &["--ulimit", "nofile=64:64"]), 1);
     assert_eq!(with("two", &["--shm-size", "1m"]), 1);
@@ -213,4 +216,123 @@ fn a_failed_build_keeps_what_was_done_and_its_whole_output() {
     assert!(log.out.contains("\n99999\n100000\n"), "the log is clipped");
     bed.run(&["logs", "--list"]).succeeds().says("failed: process");
     assert_eq!(fs::read_dir(bed.store().join("tmp")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_miss_says_which_kind_of_fact_it_was() {
+    let bed = Bed::caller();
+    let why = |step: &str, words: &[&str]| {
+        let outcome = bed.run(&["why", step]);
+        outcome.succeeds();
+        for word in words {
+            outcome.says(word);
+        }
+    };
+    let run = |mount: &str, command: &str| format!("FROM alpine\nCOPY f /f\nRUN {mount} {command}\n");
+    bed.file("f", "1").dockerfile(&run("--mount=type=cache,target=/c", "true")).build(&[]).succeeds();
+    bed.dockerfile(&run("--mount=type=cache,target=/c,sharing=locked", "true")).build(&[]).succeeds();
+    why("RUN", &["mount /c: ", "Shared", "Locked"]);
+    bed.dockerfile(&run("--mount=type=bind,source=f,target=/f", "true")).build(&[]).succeeds();
+    bed.file("f", "22").build(&[]).succeeds();
+    why("RUN", &["the content of mount /f: "]);
+    bed.build(&["--ulimit", "nofile=77:77"]).succeeds();
+    why("RUN", &["resources: ", "77"]);
+    bed.build(&["--ulimit", "nofile=77:77", "--network", "none"]).succeeds();
+    why("RUN", &["network: "]);
+    bed.dockerfile("FROM alpine\nSHELL [\"/bin/sh\", \"-ec\"]\nRUN true\n").build(&[]).succeeds();
+    bed.dockerfile("FROM alpine\nSHELL [\"/bin/sh\", \"-euc\"]\nRUN true\n").build(&[]).succeeds();
+    why("RUN", &["command: ", "-ec", "-euc"]);
+    bed.dockerfile("FROM alpine\nUSER 7\nRUN true\n").build(&[]).succeeds();
+    bed.dockerfile("FROM alpine\nUSER 8\nRUN true\n").build(&[]).succeeds();
+    why("RUN", &["user: `7` -> `8`"]);
+    bed.dockerfile("FROM scratch\nCOPY f /f\n").build(&["--platform", "linux/amd64"]).succeeds();
+    bed.build(&["--platform", "linux/arm64"]).succeeds();
+    why("COPY", &["platform: `linux/amd64` -> `linux/arm64`"]);
+    bed.build(&["--platform", "linux/arm64", "--build-arg", "SOURCE_DATE_EPOCH=5"]).succeeds();
+    why("COPY", &["epoch: not there -> `5`"]);
+    bed.build(&["--platform", "linux/arm64", "--build-arg", "SOURCE_DATE_EPOCH=5", "--no-cache"]).succeeds();
+    why("COPY", &["--no-cache"]);
+}
+
+#[test]
+fn a_miss_names_the_base_that_is_another() {
+    let image = |text: &str| Image::with_busybox([Layer::new().file("note", text)]);
+    let (old, new) = (FakeRegistry::serve(image("old"), |_| None), FakeRegistry::serve(image("new"), |_| None));
+    let bed = Bed::caller();
+    for registry in [&old, &new] {
+        let prefix = format!("[[registry]]\nprefix = \"base.example\"\nlocation = \"{}\"\ninsecure = true\n", registry.address());
+        bed.registries(&prefix).dockerfile("FROM base.example/app:1\nRUN cat /note\n").build(&["--pull"]).succeeds();
+    }
+    bed.run(&["why", "RUN"]).succeeds().says("the base image is another: ").says("sha256:");
+}
+
+#[test]
+fn a_checksum_is_looked_at_whatever_is_cached() {
+    let bed = Bed::caller();
+    let web = Web::start();
+    web.page("/f", Page::of("content"));
+    let add = |checksum: &str| format!("FROM scratch\nADD {checksum} {} /f\n", web.url("/f"));
+    bed.dockerfile(&add("")).build(&[]).succeeds();
+    bed.dockerfile(&add(&format!("--checksum=sha256:{}", "0".repeat(64)))).build(&[]).fails_with(1).says("0000000");
+    bed.dockerfile(&add("--checksum=sha256:ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73"))
+        .build(&[])
+        .succeeds()
+        .says("CACHED");
+}
+
+#[test]
+fn two_mounts_on_one_target_both_count() {
+    let bed = Bed::caller();
+    bed.dockerfile("FROM alpine\nRUN --mount=type=bind,source=a,target=/m --mount=type=bind,source=b,target=/m cat /m/f > /f\n");
+    bed.file("a/f", "a").file("b/f", "b");
+    assert_eq!(count(&bed, &[]), 1);
+    assert_eq!(count(&bed, &[]), 0);
+    bed.file("b/f", "changed");
+    assert_eq!(count(&bed, &["-o", "type=local,dest=../out/rootfs"]), 1);
+    assert_eq!(fs::read_to_string(bed.path("out/rootfs/f")).unwrap(), "changed");
+}
+
+#[test]
+fn a_cached_build_offline_makes_no_socket_and_reads_no_layer() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        return skip("strace shows the system calls");
+    }
+    let bed = Bed::caller();
+    bed.dockerfile("FROM alpine AS b\nRUN echo 1 > /1\nFROM alpine\nCOPY --from=b /1 /\nRUN cat /1\n");
+    bed.build(&["-t", "app"]).succeeds();
+    // Nothing is left of the base's layers, not even those that the image is made of, nor of what they are unpacked to.
+    bed.run(&["prune"]).succeeds();
+    let base: serde_json::Value = serde_json::from_str(&bed.run(&["inspect", "app", "--json"]).succeeds().out).unwrap();
+    let layers: Vec<String> =
+        base.to_string().match_indices("sha256:").map(|(at, _)| base.to_string()[at + 7..at + 71].to_owned()).collect();
+    let mut removed = 0;
+    for hex in layers {
+        let path = bed.store().join("blobs/sha256").join(&hex);
+        if fs::read(&path).is_ok_and(|bytes| bytes.starts_with(&[0x1f, 0x8b]) && bytes.len() > 50_000) {
+            fs::remove_file(path).unwrap();
+            removed += 1;
+        }
+    }
+    assert!(removed > 0, "the base had no layers");
+    assert_eq!(fs::read_dir(bed.store().join("snapshots")).unwrap().count(), 0);
+    let log = bed.path("out/strace");
+    let traced = bed.command(&["build", "--progress", "plain", "--offline", "-o", "type=cacheonly", "."]);
+    // A namespace without any network where we may make one; and whoever tried to open a socket would be seen.
+    let mut command = Command::new(if nix::unistd::Uid::effective().is_root() { "unshare" } else { "env" });
+    if nix::unistd::Uid::effective().is_root() {
+        command.arg("--net");
+    }
+    command
+        .args(["strace", "-f", "-qq", "-e", "trace=socket,connect,sendto,execve", "-o"])
+        .arg(&log)
+        .arg(traced.get_program())
+        .args(traced.get_args());
+    for (name, value) in traced.get_envs() {
+        value.map(|value| command.env(name, value));
+    }
+    command.current_dir(bed.path("context"));
+    Outcome::of(command).succeeds();
+    assert_eq!(ran(&bed), Vec::<String>::new());
+    let calls = fs::read_to_string(log).unwrap();
+    assert!(calls.contains("execve(") && !calls.contains("socket(") && !calls.contains("connect("), "{calls}");
 }
