@@ -57,6 +57,9 @@ use crate::plan::Plan;
 /// Builds the target of each platform that was asked for.
 pub async fn build(request: Request, services: Services, progress: Arc<dyn Progress>) -> Result<Outcome, BuildError> {
     let request = Arc::new(request);
+    // What builds left that were killed. Beside this one: there may be much of it, and nobody waits for it.
+    let store = services.store.clone();
+    drop(tokio::task::spawn_blocking(move || store.sweep_temporary()));
     let inputs = Arc::new(inputs::Inputs::new(request.clone(), services.clone()));
     let recorder = Arc::new(recorder::Recorder::new(&services.store, new_report(&request, &services), services.secrets.clone(), progress));
     // Written whatever happens, also when a signal drops us.

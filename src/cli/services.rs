@@ -111,7 +111,10 @@ pub fn open_store(cli: &Cli) -> Result<Store, Failure> {
 
 fn make_parents(root: &Path) -> Result<(), Failure> {
     let Some(parent) = root.parent() else { return Ok(()) };
-    std::fs::create_dir_all(parent).map_err(|error| Failure::new(format!("cannot make {}: {error}", parent.display())))
+    std::fs::create_dir_all(parent).map_err(|error| {
+        let failure = Failure::new(format!("cannot make the store {}: {}: {error}", root.display(), parent.display()));
+        failure.with_hint("name another directory with --store or RBUILD_STORE")
+    })
 }
 
 /// The runtime that drives a build.

@@ -95,10 +95,10 @@ pub fn prune(cli: &Cli, args: &PruneArgs) -> Result<ExitCode, Failure> {
     // As root of the namespace: files of mapped ids go too.
     services::enter(cli)?;
     let store = services::open_store(cli)?;
-    let mut removed = store.prune(&PruneOptions { all: args.all, older_than_seconds, keep_bytes }).map_err(fail)?;
-    if keep_bytes.is_none() {
-        prune_sources(&store, older_than_seconds.unwrap_or(0), &mut removed)?;
-    }
+    let source_bytes = sources(&store)?.iter().map(|source| source.size_bytes).sum::<u64>();
+    let store_bytes = keep_bytes.map(|bytes| bytes.saturating_sub(source_bytes));
+    let mut removed = store.prune(&PruneOptions { all: args.all, older_than_seconds, keep_bytes: store_bytes }).map_err(fail)?;
+    prune_sources(&store, older_than_seconds.unwrap_or(0), keep_bytes, &mut removed)?;
     let mut out = std::io::stdout().lock();
     for name in &removed.names {
         let _ = writeln!(out, "untagged {name}");
@@ -131,8 +131,17 @@ pub fn fsck(cli: &Cli, args: &FsckArgs) -> Result<ExitCode, Failure> {
 pub fn collect(store: &Store, max: Option<&str>) -> Result<(), Failure> {
     let Some(text) = max.filter(|text| !text.is_empty()) else { return Ok(()) };
     let max_bytes = size_bytes(text).ok_or_else(|| Failure::usage(format!("--store-max {text}: no size")).with_hint("such as 20G"))?;
-    if let Err(error) = store.gc_if_grown(max_bytes) {
-        eprintln!("warning: cannot clean up the store: {}", chain(&error));
+    if let Err(failure) = collect_to(store, max_bytes) {
+        eprintln!("warning: cannot clean up the store: {}", failure.message);
+    }
+    Ok(())
+}
+
+fn collect_to(store: &Store, max_bytes: u64) -> Result<(), Failure> {
+    let source_bytes = sources(store)?.iter().map(|source| source.size_bytes).sum::<u64>();
+    store.gc_if_grown(max_bytes.saturating_sub(source_bytes)).map_err(fail)?;
+    if source_bytes > 0 {
+        prune_sources(store, 0, Some(max_bytes), &mut Removed::default())?;
     }
     Ok(())
 }
@@ -145,15 +154,28 @@ fn sources(store: &Store) -> Result<Vec<CachedSource>, Failure> {
     Ok(list)
 }
 
-fn prune_sources(store: &Store, older_than_seconds: u64, removed: &mut Removed) -> Result<(), Failure> {
+/// Removes downloads and repositories, least recently used first, until they and the store are small enough.
+fn prune_sources(store: &Store, older_than_seconds: u64, keep_bytes: Option<u64>, removed: &mut Removed) -> Result<(), Failure> {
     let now = SystemTime::now();
-    for source in sources(store)? {
+    let mut list = sources(store)?;
+    list.sort_by_key(|source| source.last_used);
+    let mut total = match keep_bytes {
+        Some(_) => store.du().map_err(fail)?.total_bytes() + list.iter().map(|source| source.size_bytes).sum::<u64>(),
+        None => u64::MAX,
+    };
+    for source in list {
+        if keep_bytes.is_some_and(|keep| total <= keep) {
+            break;
+        }
         let age_seconds = now.duration_since(source.last_used).map_or(0, |age| age.as_secs());
         if age_seconds < older_than_seconds {
             continue;
         }
         match remove_cached_source(&source).map_err(|error| unreadable(&source.path, &error))? {
-            true => (removed.objects, removed.bytes) = (removed.objects + 1, removed.bytes + source.size_bytes),
+            true => {
+                total = total.saturating_sub(source.size_bytes);
+                (removed.objects, removed.bytes) = (removed.objects + 1, removed.bytes + source.size_bytes);
+            }
             false => removed.in_use += 1,
         }
     }

@@ -62,6 +62,27 @@ static DEFAULT: OnceLock<DefaultNetwork> = OnceLock::new();
 
 static PUBLISHED: OnceLock<Vec<Published>> = OnceLock::new();
 
+/// Makes a directory: its path, and what it goes with.
+pub type MakeDirectory = Box<dyn Fn() -> io::Result<(PathBuf, Box<dyn Send>)> + Send + Sync>;
+
+static DIRECTORY: OnceLock<MakeDirectory> = OnceLock::new();
+
+/// Where the network may put two files while it starts. Whoever makes the directory also clears it away when we are killed
+/// meanwhile. Without this it is one in the system's place for temporary files.
+pub fn start_in(make: MakeDirectory) {
+    let _ = DIRECTORY.set(make);
+}
+
+fn directory() -> io::Result<(PathBuf, Box<dyn Send>)> {
+    match DIRECTORY.get() {
+        Some(make) => make(),
+        None => {
+            let directory = tempfile::Builder::new().prefix("rbuild-net-").tempdir()?;
+            Ok((directory.path().to_owned(), Box::new(directory)))
+        }
+    }
+}
+
 /// A port of the host that leads to one of the private network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
@@ -133,12 +154,12 @@ fn start() -> io::Result<OwnedFd> {
 
 /// Makes the namespace and connects it.
 fn connect() -> io::Result<(OwnedFd, Child)> {
-    let directory = tempfile::Builder::new().prefix("rbuild-net-").tempdir()?;
-    let place = directory.path().join("net");
+    let (directory, _held) = directory()?;
+    let place = directory.join("net");
     // A thread of its own: it cannot come back into a network namespace that belongs to the host.
     let made = thread::scope(|scope| scope.spawn(|| make_namespace(&place)).join());
     let namespace = made.unwrap_or_else(|_| Err(io::Error::other("the namespace thread ended")))?;
-    let ready = directory.path().join("ready");
+    let ready = directory.join("ready");
     rustix::fs::mknodat(CWD, &ready, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
     let ready_reader = rustix::fs::open(&ready, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
     let started = start_pasta(&place, &ready).and_then(|pasta| wait_until_ready(pasta, &ready_reader));

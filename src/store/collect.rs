@@ -17,6 +17,9 @@ use super::{
     usage::{Object, ObjectKind, list},
 };
 
+/// A step that nobody asked for in ninety days is forgotten: a row of a few hundred bytes.
+const STEP_MEMORY_SECONDS: u64 = 90 * 24 * 3600;
+
 /// What to remove.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PruneOptions {
@@ -95,6 +98,9 @@ impl Store {
             total = total.saturating_sub(object.bytes);
             chosen.push(object);
         }
+        if !chosen.is_empty() {
+            self.forget_old_steps()?;
+        }
         let (blobs, trees): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|object| object.kind == ObjectKind::Blob);
         self.remove_blobs(&blobs, removed)?;
         for object in &trees {
@@ -108,25 +114,20 @@ impl Store {
         if blobs.is_empty() {
             return Ok(());
         }
-        let mut digests = Vec::new();
         let mut doomed = Vec::new();
         {
             let _names_stay = self.lease(LeaseKind::File, "index.json")?;
             let named = self.reachable()?;
             for object in blobs {
                 let name = object.path.file_name().unwrap_or_default().to_string_lossy();
-                let text = format!("sha256:{name}");
-                if text.parse().is_ok_and(|digest| named.contains(&digest)) {
+                if format!("sha256:{name}").parse().is_ok_and(|digest| named.contains(&digest)) {
                     continue;
                 }
-                if let Some(temporary) = self.take_away(object, removed)? {
-                    doomed.push(temporary);
-                    digests.push(text);
-                }
+                doomed.extend(self.take_away(object, removed)?);
             }
         }
         drop(doomed);
-        self.forget_steps_with(&digests)
+        Ok(())
     }
 
     /// Moves an object out of sight if nobody uses it; it is deleted when the result is dropped.
@@ -168,10 +169,12 @@ impl Store {
         Ok(names)
     }
 
-    fn forget_steps_with(&self, digests: &[String]) -> Result<()> {
+    /// A record outlives its blobs: its snapshot may still be there, and what a step came to once tells the keys of the
+    /// steps after it. It goes when nobody has asked for it in a long time.
+    fn forget_old_steps(&self) -> Result<()> {
+        let cutoff = now_unix().saturating_sub(STEP_MEMORY_SECONDS);
         self.0.database.write(|transaction| {
-            let mut steps = transaction.prepare("DELETE FROM steps WHERE key IN (SELECT key FROM step_blobs WHERE digest = ?1)")?;
-            digests.iter().try_for_each(|digest| steps.execute([digest]).map(drop))?;
+            transaction.execute("DELETE FROM steps WHERE used < ?1", params![cutoff as i64])?;
             transaction.execute("DELETE FROM step_blobs WHERE key NOT IN (SELECT key FROM steps)", []).map(drop)
         })
     }
@@ -271,7 +274,8 @@ mod tests {
         let removed = store.prune(&PruneOptions::default()).unwrap();
         assert_eq!((removed.objects, removed.in_use), (2, 1));
         assert!(!store.has_blob(&loose).unwrap());
-        assert!(store.step("loose step").unwrap().is_none());
+        // What it came to is known still: its snapshot may be had.
+        assert!(store.step("loose step").unwrap().is_some());
         assert!(store.step("named step").unwrap().is_some());
         assert!(store.snapshot(&id).unwrap().is_none());
         assert!(user.has_blob(&held).unwrap());

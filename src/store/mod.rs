@@ -74,6 +74,7 @@ pub use memory::Remembered;
 pub use snapshot::{SnapshotDraft, SnapshotId};
 pub use stat_cache::StatRow;
 pub use step::{FactsRecord, StepRecord};
+pub use temporary::Scratch;
 pub use usage::{Object, ObjectKind, Usage};
 
 /// What `oci-layout` says.

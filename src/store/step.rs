@@ -16,7 +16,7 @@ use crate::oci::Digest;
 pub struct StepRecord {
     /// The builder's own account of the result, as JSON.
     pub payload: String,
-    /// The blobs that the result consists of; garbage collection forgets the step along with them.
+    /// The blobs that the result consists of; they may be gone.
     pub blobs: Vec<Digest>,
     /// When it was recorded, in seconds since 1970.
     pub created_unix: u64,

@@ -2,7 +2,8 @@
 //! Unaware of what is made there.
 
 use std::{
-    fs,
+    fs::{self, DirBuilder},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
     time::{SystemTime, UNIX_EPOCH},
@@ -37,7 +38,25 @@ impl Drop for Temporary {
     }
 }
 
+/// A directory for as long as its guard lives; after a kill it goes with the next build.
+#[derive(Debug)]
+pub struct Scratch(Temporary);
+
+impl Scratch {
+    /// The directory, ours alone.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
 impl Store {
+    /// A directory that belongs to nothing of the store.
+    pub fn scratch(&self) -> Result<Scratch> {
+        let temporary = self.temporary("scratch")?;
+        DirBuilder::new().mode(0o700).create(temporary.path()).at("create", temporary.path())?;
+        Ok(Scratch(temporary))
+    }
+
     /// A fresh name; nothing is there yet.
     pub(super) fn temporary(&self, prefix: &str) -> Result<Temporary> {
         let name = format!("{prefix}-{}", unique());
@@ -47,7 +66,7 @@ impl Store {
     }
 
     /// Removes what dead processes left in `tmp/`; returns how many entries.
-    pub(super) fn sweep_temporary(&self) -> Result<u64> {
+    pub fn sweep_temporary(&self) -> Result<u64> {
         let directory = self.path("tmp");
         let mut swept = 0;
         for entry in fs::read_dir(&directory).at("list", &directory)? {
