@@ -1,7 +1,13 @@
 //! The first failure ends the whole build: steps that run are cancelled, steps that wait don't begin.
 //! Unaware of what a step is.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    io::{self, Read, Write},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use crate::{
     build::{BuildError, Kind},
@@ -39,5 +45,39 @@ impl Abort {
     /// The cause behind an error that may only be a consequence.
     pub fn cause_of(&self, error: BuildError) -> BuildError {
         self.first.lock().expect("no holder panics").clone().unwrap_or(error)
+    }
+}
+
+/// Bytes that flow until the build is given up: nothing else ends a thread that packs or unpacks.
+pub struct UntilCancelled<T> {
+    inner: T,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl<T> UntilCancelled<T> {
+    pub fn new(inner: T, cancel: &Cancel) -> Self {
+        Self { inner, cancelled: cancel.flag() }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.cancelled.load(Ordering::Relaxed) { Err(io::Error::other("cancelled")) } else { Ok(()) }
+    }
+}
+
+impl<T: Read> Read for UntilCancelled<T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.check()?;
+        self.inner.read(buffer)
+    }
+}
+
+impl<T: Write> Write for UntilCancelled<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.check()?;
+        self.inner.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
     }
 }

@@ -97,7 +97,7 @@ impl Engine {
         on_lowers(below, &self.services, &self.progress, move |lowers| {
             let before = usage(UsageWho::RUSAGE_THREAD);
             let draft = this.services.store.new_snapshot().map_err(BuildError::store)?;
-            let mut root = writable(&draft.fs(), lowers, this.services.ownership)?;
+            let mut root = writable(&draft.fs(), lowers, this.services.ownership)?.stopped_by(this.services.cancel.flag());
             let flags = Flags::of(&op)?;
             let owner = resolve_owner(&op, (!op.link && this.has_rootfs(id)).then_some(&root))?;
             let request = flags.request(&op, &opened, owner, time);

@@ -14,6 +14,7 @@ use tokio::sync::OnceCell;
 use crate::{
     build::{
         BuildError, Kind, Progress, StepId,
+        abort::UntilCancelled,
         blob::{BlobReader, fetch, fetch_cached, with_blob},
         error::chain,
         request::{LayerPolicy, Services},
@@ -349,7 +350,7 @@ fn unpack_blob(
 ) -> Result<SnapshotDraft, BuildError> {
     let fail = |error: &dyn std::error::Error| unreadable(layer, &chain(error));
     let draft = services.store.new_snapshot().map_err(BuildError::store)?;
-    let mut tar = Ahead::new(blob).map_err(|error| fail(&error))?;
+    let mut tar = Ahead::new(UntilCancelled::new(blob, &services.cancel)).map_err(|error| fail(&error))?;
     let dest = RootDir::open(&draft.fs()).map_err(|error| fail(&error))?;
     let options = ApplyOptions { ownership: services.ownership, ..ApplyOptions::default() };
     snapshot::apply_layer(&mut tar, &dest, below, &options).map_err(|error| fail(&error))?;
@@ -383,7 +384,8 @@ fn pack_directory(upper: &Path, lowers: Vec<Lower>, policy: LayerPolicy, service
     let blob = services.store.blob_writer().map_err(BuildError::store)?.hashed_by_caller();
     let writer = snapshot::LayerWriter::new(blob, policy.compression, &services.pool).map_err(|error| fail(&error))?;
     let mut writer = Searching::new(writer, &services.secrets);
-    snapshot::write_layer(&changes, &root, &mut writer, timestamps).map_err(|error| fail(&error))?;
+    let until = UntilCancelled::new(&mut writer, &services.cancel);
+    snapshot::write_layer(&changes, &root, until, timestamps).map_err(|error| fail(&error))?;
     let (writer, found) = writer.finish();
     if let Some(found) = found {
         // The blob has no name yet, and gets none.

@@ -9,7 +9,10 @@ use std::{
         unix::{net::UnixStream, process::CommandExt},
     },
     process::{Child, Command, ExitStatus},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -40,18 +43,26 @@ pub enum Stream {
 #[derive(Debug, Clone)]
 pub struct Cancel {
     event: Arc<OwnedFd>,
+    flag: Arc<AtomicBool>,
 }
 
 impl Cancel {
     /// Nothing cancelled yet.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { event: Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?) })
+        let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { event: Arc::new(event), flag: Arc::default() })
     }
 
     /// Ends all steps that run with this handle, also those that start later.
     pub fn cancel(&self) {
+        self.flag.store(true, Ordering::Relaxed);
         // Full means that it has been cancelled often enough.
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+    }
+
+    /// Set once it is cancelled: what else is to end then looks at it now and again.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        self.flag.clone()
     }
 }
 

@@ -81,6 +81,7 @@ impl Unpacker<'_> {
         let broken = |source: io::Error| CopyError::Archive { source };
         let mut reader = TarReader::new(decompress(archive).map_err(broken)?);
         while let Some(entry) = reader.next_entry().map_err(|error| broken(io::Error::other(error)))? {
+            self.root.check_stop().map_err(broken)?;
             self.report.entries += 1;
             self.report.bytes += entry.size;
             // In the archive's own root there is nothing to climb to.

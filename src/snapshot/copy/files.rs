@@ -27,22 +27,18 @@ use crate::snapshot::{
 pub(crate) struct Writer<'a, 'r> {
     pub(crate) style: Style<'a>,
     pub(crate) view: &'a View<'a>,
-    top: Arc<Directory>,
-    overlay: bool,
-    ownership: Ownership,
+    root: &'r LayeredRoot,
     written: HashMap<(u64, u64), PathBuf>,
     clones: bool,
     report: &'r mut CopyReport,
 }
 
 impl<'a, 'r> Writer<'a, 'r> {
-    pub(crate) fn new(root: &LayeredRoot, style: Style<'a>, view: &'a View<'a>, report: &'r mut CopyReport) -> Self {
+    pub(crate) fn new(root: &'r LayeredRoot, style: Style<'a>, view: &'a View<'a>, report: &'r mut CopyReport) -> Self {
         Self {
             style,
             view,
-            top: root.top().clone(),
-            overlay: root.is_overlay(),
-            ownership: root.ownership(),
+            root,
             written: HashMap::new(),
             clones: true,
             report,
@@ -65,6 +61,7 @@ impl<'a, 'r> Writer<'a, 'r> {
         if target.stat(name).while_doing("lstat", shown(target, name))?.is_some_and(|found| found.is_directory()) {
             return Err(CopyError::ReplacesDirectory { path: shown(target, name) });
         }
+        self.root.check_stop().while_doing("copy to", shown(target, name))?;
         self.report.entries += 1;
         let copied = match metadata.kind {
             Kind::File => self.copy_file(source, source_name, metadata, target, name),
@@ -88,7 +85,7 @@ impl<'a, 'r> Writer<'a, 'r> {
         let identity = (metadata.device, metadata.inode);
         if metadata.links > 1 {
             if let Some(first) = self.written.get(&identity) {
-                let top = self.top.upper()?;
+                let top = self.root.top().upper()?;
                 return target.make_in_upper(name, |at| rustix::fs::linkat(top, first, at, name, AtFlags::empty()));
             }
             self.written.insert(identity, target.path().join(name));
@@ -132,7 +129,7 @@ impl<'a, 'r> Writer<'a, 'r> {
     fn copy_device(&mut self, metadata: &Metadata, target: &Directory, name: &OsStr) -> io::Result<()> {
         let is_block = metadata.kind == Kind::BlockDevice;
         let kind = if is_block { FileType::BlockDevice } else { FileType::CharacterDevice };
-        if target.make_device(name, kind, metadata.rdev, self.overlay)? {
+        if target.make_device(name, kind, metadata.rdev, self.root.is_overlay())? {
             return self.finish_at(metadata, target, name);
         }
         let file = target.create_file(name)?;
@@ -151,10 +148,10 @@ impl<'a, 'r> Writer<'a, 'r> {
     pub(crate) fn finish(&self, metadata: &Metadata, to: BorrowedFd<'_>) -> io::Result<()> {
         match self.style.owner {
             // Owners that are written down came along with the attributes.
-            None if self.ownership == Ownership::Record => {}
+            None if self.root.ownership() == Ownership::Record => {}
             owner => {
                 let (uid, gid) = owner.unwrap_or((metadata.uid, metadata.gid));
-                set_owner(to, uid, gid, self.ownership)?;
+                set_owner(to, uid, gid, self.root.ownership())?;
             }
         }
         let mode = self.style.apply_mode(metadata.mode, metadata.is_directory());
@@ -171,7 +168,7 @@ impl<'a, 'r> Writer<'a, 'r> {
     fn finish_at(&self, metadata: &Metadata, target: &Directory, name: &OsStr) -> io::Result<()> {
         let at = target.upper()?;
         let (uid, gid) = self.style.owner.unwrap_or((metadata.uid, metadata.gid));
-        match self.ownership {
+        match self.root.ownership() {
             Ownership::Set => disk::set_owner_at(at, name, uid, gid)?,
             Ownership::Record => disk::record_owner_at(at, name, uid, gid),
         };

@@ -21,7 +21,10 @@ use std::{
     io::{self, Read},
     os::fd::AsFd,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rustix::io::Errno;
@@ -55,6 +58,7 @@ pub struct LayeredRoot {
     overlay: bool,
     writable: bool,
     ownership: Ownership,
+    stop: Option<Arc<AtomicBool>>,
 }
 
 /// What new directories look like.
@@ -73,7 +77,7 @@ impl LayeredRoot {
     pub fn new(upper: RootDir, lowers: Vec<Lower>) -> io::Result<Self> {
         let overlay = !lowers.is_empty();
         let upper = LayerDirectory::open(upper.as_fd())?;
-        Ok(Self { top: Directory::top(Some(upper), open_all(&lowers)?, overlay), overlay, writable: true, ownership: Ownership::Set })
+        Ok(Self { top: Directory::top(Some(upper), open_all(&lowers)?, overlay), overlay, writable: true, ownership: Ownership::Set, stop: None })
     }
 
     /// Makes the written layer's root look as the root below does: the merged one looks as its uppermost does.
@@ -83,19 +87,33 @@ impl LayeredRoot {
 
     /// A finished stack, topmost layer first; writing to it fails with EROFS. No layers at all is the empty tree.
     pub fn read_only(layers: Vec<Lower>) -> io::Result<Self> {
-        Ok(Self { top: Directory::top(None, open_all(&layers)?, true), overlay: true, writable: false, ownership: Ownership::Set })
+        Ok(Self { top: Directory::top(None, open_all(&layers)?, true), overlay: true, writable: false, ownership: Ownership::Set, stop: None })
     }
 
     /// A plain directory where whiteouts and overlay attributes mean nothing, to read from.
     pub fn plain(directory: &RootDir) -> io::Result<Self> {
         let lowers = vec![LayerDirectory::open(directory.as_fd())?];
-        Ok(Self { top: Directory::top(None, lowers, false), overlay: false, writable: false, ownership: Ownership::Set })
+        Ok(Self { top: Directory::top(None, lowers, false), overlay: false, writable: false, ownership: Ownership::Set, stop: None })
     }
 
     /// Says how owners of what is written are kept.
     #[must_use]
     pub fn with_ownership(self, ownership: Ownership) -> Self {
         Self { ownership, ..self }
+    }
+
+    /// Says what ends copies into it before they are done.
+    #[must_use]
+    pub fn stopped_by(self, stop: Arc<AtomicBool>) -> Self {
+        Self { stop: Some(stop), ..self }
+    }
+
+    /// An error once copies are to end.
+    pub(crate) fn check_stop(&self) -> io::Result<()> {
+        match &self.stop {
+            Some(stop) if stop.load(Ordering::Relaxed) => Err(io::Error::other("cancelled")),
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn ownership(&self) -> Ownership {
