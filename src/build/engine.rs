@@ -27,6 +27,7 @@ use crate::{
         layer::{PolicyBlob, Stack, joined, lease},
         recorder::Recorder,
         request::{PlatformOutcome, Request, Services},
+        turns::urgencies,
     },
     plan::{Input, MountKind, Op, Plan, SourceFrom, VertexId},
     snapshot::copy::Listing,
@@ -79,6 +80,8 @@ pub struct Engine {
     first_step: usize,
     /// What of the request and the plan is in the keys of all steps.
     common: CommonFacts,
+    /// What the rest of the build waits for most goes first.
+    urgencies: Vec<u64>,
     /// Vertices whose layers are in the result: their blobs are made while the build goes on.
     in_result: BTreeSet<VertexId>,
     realised: Vec<OnceCell<Result<Realised, BuildError>>>,
@@ -115,6 +118,7 @@ impl Engine {
         let common = CommonFacts { epoch: plan.target.epoch, ..request.common_facts.clone() };
         Arc::new(Self {
             common,
+            urgencies: urgencies(&plan),
             plan,
             bases,
             abort,
@@ -280,7 +284,7 @@ impl Engine {
         let layer = new_identity(&key);
         self.recorder.note_step(step, |report| (report.key, report.ready_ms) = (Some(key.clone()), ready_ms));
         let (result, duration) = {
-            let _permit = self.services.parallel.acquire().await.expect("the semaphore is never closed");
+            let _turn = self.services.turns.take(self.urgencies[id.0]).await;
             self.abort.check()?;
             self.tell_why(id, &facts);
             let started = Instant::now();

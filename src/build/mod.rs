@@ -32,6 +32,7 @@ mod root;
 mod run;
 mod secrets;
 mod sources;
+mod turns;
 
 use std::sync::Arc;
 
@@ -51,6 +52,7 @@ pub use request::{CacheMode, ContextSource, LayerPolicy, Outcome, PlatformOutcom
 pub use root::make_writable;
 pub use secrets::{MIN_BYTES as MIN_SECRET_BYTES, Secret, Secrets};
 pub use sources::{SourceOptions, Sources, downloads_directory, repositories_directory};
+pub use turns::Turns;
 
 use crate::plan::Plan;
 

@@ -14,7 +14,11 @@ use crate::{
     sandbox::{Cancel, Entered, Rung},
     snapshot::{CompressPool, Ownership},
     store::Store,
+    sys::limits::{memory_bytes, raise_open_files},
 };
+
+/// What a step may take up before fewer of them work at once.
+const MEMORY_PER_STEP: u64 = 512 << 20;
 
 /// One build. The default is an empty Dockerfile and an empty context, for no platform.
 #[derive(Debug, Clone, Default)]
@@ -134,7 +138,7 @@ pub struct Services {
     /// Files from the web and trees from git.
     pub sources: Arc<Sources>,
     /// RUN steps and copies at once.
-    pub parallel: Arc<tokio::sync::Semaphore>,
+    pub turns: crate::build::Turns,
     /// Layers that are unpacked at once.
     pub unpacking: Arc<tokio::sync::Semaphore>,
     /// Whether owners are set or written down.
@@ -173,12 +177,12 @@ impl Services {
             sources: Arc::new(Sources::new(store.clone(), sources)),
             store,
             client,
-            parallel: Arc::new(tokio::sync::Semaphore::new(threads.max(4))),
+            turns: crate::build::Turns::new(steps_at_once(threads)),
             // As many as are downloaded at once: most of them wait for the network.
             unpacking: Arc::new(tokio::sync::Semaphore::new(threads.max(6))),
             ownership: if matches!(entered.rung, Rung::Full | Rung::Chroot) { Ownership::Set } else { Ownership::Record },
             cancel: Arc::new(Cancel::new()?),
-            open_files: crate::sys::limits::raise_open_files(),
+            open_files: raise_open_files(),
             remote: None,
             secrets: Arc::default(),
             search_path: Arc::new([]),
@@ -186,6 +190,13 @@ impl Services {
             pool: Arc::new(CompressPool::new(threads)),
         })
     }
+}
+
+/// As many steps as there are processors (std counts what the control group grants), but some that wait for the network
+/// on a small machine, and no more than there is memory for.
+fn steps_at_once(processors: usize) -> usize {
+    let by_memory = memory_bytes().map_or(usize::MAX, |bytes| usize::try_from(bytes / MEMORY_PER_STEP).unwrap_or(usize::MAX));
+    processors.max(4).min(by_memory).max(1)
 }
 
 /// What came out.
