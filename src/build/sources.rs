@@ -24,8 +24,8 @@ pub struct SourceOptions {
     pub offline: bool,
     /// Proxies, first match wins.
     pub proxies: Vec<reqwest::Proxy>,
-    /// More certificate authorities.
-    pub certificates: Vec<reqwest::Certificate>,
+    /// A file of more certificate authorities, read when something is fetched.
+    pub certificates: Option<PathBuf>,
     /// What git's process may know: PATH, proxies, certificates.
     pub git_environment: Vec<(OsString, OsString)>,
     /// Socket of the agent for repositories by ssh.
@@ -66,7 +66,9 @@ impl Sources {
             let mut options = HttpOptions::new(downloads_directory(self.store.root()));
             options.offline = self.options.offline;
             options.proxies.clone_from(&self.options.proxies);
-            options.certificates.clone_from(&self.options.certificates);
+            // A file that can't be read adds no trust.
+            let text = self.options.certificates.as_ref().and_then(|path| std::fs::read(path).ok());
+            options.certificates = text.and_then(|bytes| reqwest::Certificate::from_pem_bundle(&bytes).ok()).unwrap_or_default();
             HttpSource::new(options).map_err(|error| BuildError::new(Kind::Step, chain(&error)))
         };
         self.http.get_or_try_init(make).await

@@ -80,7 +80,7 @@ pub fn source_options(offline: bool, ssh: &BTreeMap<String, PathBuf>, lend_agent
     SourceOptions {
         offline,
         proxies: proxies(),
-        certificates: certificates(),
+        certificates: variable("SSL_CERT_FILE"),
         git_environment: pairs.collect(),
         ssh_agent: ssh.get("default").cloned().or_else(|| variable("SSH_AUTH_SOCK").filter(|_| lend_agent)),
         known_hosts,
@@ -98,12 +98,6 @@ fn proxies() -> Vec<reqwest::Proxy> {
     list.extend(value("HTTPS_PROXY").and_then(|url| reqwest::Proxy::https(url).ok()));
     list.extend(value("ALL_PROXY").and_then(|url| reqwest::Proxy::all(url).ok()));
     list.into_iter().map(|proxy| proxy.no_proxy(except())).collect()
-}
-
-/// Authorities that the user trusts besides the system's.
-fn certificates() -> Vec<reqwest::Certificate> {
-    let text = variable("SSL_CERT_FILE").and_then(|path| std::fs::read(path).ok());
-    text.and_then(|bytes| reqwest::Certificate::from_pem_bundle(&bytes).ok()).unwrap_or_default()
 }
 
 /// Who runs us, where it says so.

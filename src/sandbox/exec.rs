@@ -81,6 +81,7 @@ fn prepare(spec: &Spec, user: &User, stdin: Option<OwnedFd>, power: Power) -> Re
     entered.or_else(|_| enter_cwd(&spec.cwd)).during(&format!("enter {}", spec.cwd))?;
     process::close_on_exec_from(3).during("close descriptors")?;
     process::reset_signals();
+    process::allow_huge_pages();
     Ok(())
 }
 

@@ -7,7 +7,11 @@
 //! Unaware of tar and of hashing.
 
 use crate::oci::media_type;
-use std::{io, sync::Arc, thread::JoinHandle};
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+    thread::JoinHandle,
+};
 
 use crossbeam_channel::{Receiver, Sender};
 use libdeflater::{CompressionLvl, Compressor};
@@ -61,10 +65,16 @@ impl Compression {
     }
 }
 
-/// Threads that compress blocks. Dropping it waits for them.
+/// Threads that compress blocks, started by the first one. Dropping it waits for them.
 #[derive(Debug)]
 pub struct CompressPool {
-    jobs: Option<Sender<Job>>,
+    count: usize,
+    running: OnceLock<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    jobs: Sender<Job>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -77,8 +87,11 @@ struct Job {
 impl CompressPool {
     /// A pool of `threads` threads, at least one.
     pub fn new(threads: usize) -> Self {
-        let threads = threads.max(1);
-        let (sender, receiver) = crossbeam_channel::bounded::<Job>(threads);
+        Self { count: threads.max(1), running: OnceLock::new() }
+    }
+
+    fn start(&self) -> Running {
+        let (jobs, receiver) = crossbeam_channel::bounded::<Job>(self.count);
         let work = |receiver: Receiver<Job>| {
             move || {
                 let mut tools = Tools::default();
@@ -88,29 +101,29 @@ impl CompressPool {
                 }
             }
         };
-        let threads = (0..threads).map(|_| std::thread::spawn(work(receiver.clone()))).collect();
-        Self { jobs: Some(sender), threads }
+        let threads = (0..self.count).map(|_| std::thread::spawn(work(receiver.clone()))).collect();
+        Running { jobs, threads }
     }
 
     /// How many blocks are worth having under way.
     pub(super) fn depth(&self) -> usize {
-        self.threads.len() * 2 + 1
+        self.count * 2 + 1
     }
 
     /// Hands a block to the pool; waits while the pool is full.
     pub(super) fn submit(&self, block: Arc<Vec<u8>>, compression: Compression) -> Receiver<io::Result<Vec<u8>>> {
         let (done, result) = crossbeam_channel::bounded(1);
-        let jobs = self.jobs.as_ref().expect("the pool lives until it is dropped");
         // A pool without threads would be a bug of ours; the reader of `result` would see it as an error.
-        let _ = jobs.send(Job { block, compression, done });
+        let _ = self.running.get_or_init(|| self.start()).jobs.send(Job { block, compression, done });
         result
     }
 }
 
 impl Drop for CompressPool {
     fn drop(&mut self) {
-        self.jobs.take();
-        for thread in self.threads.drain(..) {
+        let Some(Running { jobs, threads }) = self.running.take() else { return };
+        drop(jobs);
+        for thread in threads {
             let _ = thread.join();
         }
     }

@@ -42,19 +42,7 @@ impl Store {
         if !self.has_described(descriptor)? {
             return Err(StoreError::MissingBlob { digest: descriptor.digest.clone() });
         }
-        self.edit_index(|entries| {
-            for name in names {
-                entries.retain(|entry| name_of(entry).as_ref() != Some(name));
-                for short in short_names(name) {
-                    entries.retain(|entry| entry.annotations.get(REF_NAME) != Some(&short));
-                    let mut entry = descriptor.clone();
-                    entry.annotations.insert(IMAGE_NAME.to_owned(), name.to_string());
-                    entry.annotations.insert(REF_NAME.to_owned(), short);
-                    entries.push(entry);
-                }
-            }
-            true
-        })?;
+        self.edit_index(|entries| names.iter().fold(false, |changed, name| set_name(entries, name, descriptor) || changed))?;
         Ok(())
     }
 
@@ -114,6 +102,27 @@ impl Store {
         self.replace(&path, &text)?;
         Ok(true)
     }
+}
+
+/// Makes a name stand for an image; false if it does already.
+fn set_name(entries: &mut Vec<Descriptor>, name: &Reference, descriptor: &Descriptor) -> bool {
+    let shorts = short_names(name);
+    let named = |short: &String| {
+        let mut entry = descriptor.clone();
+        entry.annotations.insert(IMAGE_NAME.to_owned(), name.to_string());
+        entry.annotations.insert(REF_NAME.to_owned(), short.clone());
+        entry
+    };
+    let wanted: Vec<Descriptor> = shorts.iter().map(named).collect();
+    let has_name = |entry: &Descriptor| {
+        name_of(entry).as_ref() == Some(name) || entry.annotations.get(REF_NAME).is_some_and(|short| shorts.contains(short))
+    };
+    if entries.iter().filter(|entry| has_name(entry)).eq(&wanted) {
+        return false;
+    }
+    entries.retain(|entry| !has_name(entry));
+    entries.extend(wanted);
+    true
 }
 
 /// The full name of an entry. One that only has a short name was made by another tool; so was one whose two names are

@@ -208,6 +208,12 @@ pub fn end_with_this_thread(command: &mut Command) {
     unsafe { command.pre_exec(tie) };
 }
 
+/// Lets the program that this process becomes have huge pages: our allocator refuses them, which is inherited.
+pub fn allow_huge_pages() {
+    // SAFETY: the call takes numbers only. A kernel without the setting has nothing to undo.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 0, 0, 0, 0) };
+}
+
 /// Whom [`forward_signals_to`] names.
 static FORWARD_TO: AtomicI32 = AtomicI32::new(0);
 
