@@ -8,17 +8,24 @@ use std::{
 
 use crate::{
     build::{ContextSource, Request, Services, chain},
-    cli::{args::BuildArgs, failure::Failure},
+    cli::{
+        args::{BuildArgs, Cli},
+        failure::Failure,
+    },
     context::{
         ContextError, LocalContext, StreamContext, UnpackedContext,
         git::{GitCheckout, GitRequest},
         http::{HttpRequest, file_name},
         is_archive, read_dockerfile_in, read_stream,
     },
-    dockerfile::git_reference::{self, GitReference},
+    dockerfile::{
+        git_reference::{self, GitReference},
+        nearest,
+    },
     oci::tar::Limits,
     sys::root::RootDir,
 };
+use clap::CommandFactory;
 
 /// Dockerfiles are written by people.
 const TEXT_LIMIT_BYTES: u64 = 16 << 20;
@@ -137,7 +144,18 @@ fn place(args: &BuildArgs) -> Result<Place, Failure> {
         Ok(Some(reference)) => Ok(Place::Git(reference)),
         Err(message) => Err(Failure::usage(format!("the build context {}: {message}", crate::context::redact_url(&args.context)))),
         Ok(None) if is_url(&args.context) => Ok(Place::Web),
+        // What may not be looked at is said when it is opened.
+        Ok(None) if matches!(Path::new(&args.context).try_exists(), Ok(false)) => Err(no_context(&args.context)),
         Ok(None) => Ok(Place::Directory),
+    }
+}
+
+/// A first word that is no verb is the context of a build: one that nearly is a verb was likely meant as that.
+fn no_context(path: &str) -> Failure {
+    let failure = Failure::usage(format!("the build context {path} does not exist"));
+    match nearest(path, Cli::command().get_subcommands().map(|verb| verb.get_name())) {
+        Some(verb) => failure.with_hint(format!("did you mean `rbuild {verb}`?")),
+        None => failure,
     }
 }
 

@@ -99,6 +99,11 @@ fn a_context_that_is_not_there() {
 }
 
 #[test]
+fn a_verb_that_is_none() {
+    Bed::caller().run(&["imgaes"]).fails().says("the build context imgaes does not exist").says("did you mean `rbuild images`?");
+}
+
+#[test]
 fn a_store_that_cannot_be_written() {
     let bed = Bed::caller();
     bed.dockerfile("FROM scratch\nCOPY Dockerfile /\n").file("file", "");

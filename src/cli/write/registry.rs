@@ -81,6 +81,10 @@ fn failure(name: &Reference, error: &ExportError) -> Failure {
         ExportError::Registry(registry::Error::Unauthorized { host, .. }) => {
             failed.with_hint(format!("log in with `rbuild login {}`", if host.contains("docker.io") { "" } else { host }.trim()))
         }
+        ExportError::Registry(registry::Error::Unreachable { host, .. }) if name.registry() == "docker.io" => failed.with_hint(format!(
+            "is {host} reachable from here? A name without a registry is of docker.io: rbuild push {0} --as registry.example.com/{0}",
+            name.familiar()
+        )),
         ExportError::Registry(registry::Error::Unreachable { host, .. }) => {
             failed.with_hint(format!("is {host} up and reachable from here? plain http is allowed with registry.insecure=true"))
         }
