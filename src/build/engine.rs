@@ -179,6 +179,7 @@ impl Engine {
         let base = target.base.as_ref().and_then(|key| self.bases.get(key));
         let image = assemble::assemble(target, base.map(|found| &found.base), &new_layers);
         self.refuse_secrets(&image.config)?;
+        self.recorder.note_result(&image);
         let base = target.base.as_ref().zip(base).map(|(key, found)| (key.to_string(), found.base.digest.clone()));
         Ok(PlatformOutcome { platform: target.platform.clone(), image, stack: stack.to_vec(), cache, epoch: target.epoch, base })
     }

@@ -17,7 +17,7 @@ use nix::sys::{
 use crate::{
     build::{
         BuildError, Event, Progress, Secrets, StepId,
-        report::{Report, StepReport, StepResult, Transfer},
+        report::{LayerReport, Report, ResultReport, StepReport, StepResult, Transfer},
     },
     dockerfile::lint::Warning,
     store::{BuildDir, Store},
@@ -95,6 +95,15 @@ impl Recorder {
     pub fn note_step(&self, step: StepId, note: impl FnOnce(&mut StepReport)) {
         let mut state = self.state.lock().expect("no recorder panics");
         note(&mut state.steps.entry(step).or_default().report);
+    }
+
+    /// Notes what came out for one platform.
+    pub fn note_result(&self, image: &crate::oci::Image) {
+        let entries = image.config.history.iter().filter(|entry| !entry.empty_layer);
+        let mut by = entries.map(|entry| entry.created_by.clone().unwrap_or_default());
+        let layers = image.layers.iter().map(|layer| LayerReport { layer: layer.clone(), created_by: by.next().unwrap_or_default() });
+        let result = ResultReport { platform: image.platform.to_string(), layers: layers.collect() };
+        self.state.lock().expect("no recorder panics").report.results.push(result);
     }
 
     /// Adds to the bytes that a step took in.

@@ -49,6 +49,28 @@ pub struct Report {
     pub max_rss_kb: u64,
     /// Every step, in the order of the Dockerfile.
     pub steps: Vec<StepReport>,
+    /// The image of each platform, if the build came so far.
+    #[serde(default)]
+    pub results: Vec<ResultReport>,
+}
+
+/// The image of one platform.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResultReport {
+    /// What it is for.
+    pub platform: String,
+    /// Bottom first, those of its base too.
+    pub layers: Vec<LayerReport>,
+}
+
+/// A layer of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerReport {
+    /// Its blob and its tar.
+    #[serde(flatten)]
+    pub layer: crate::oci::Layer,
+    /// The instruction that made it, as the image's history has it.
+    pub created_by: String,
 }
 
 /// One step.

@@ -67,6 +67,8 @@ pub enum Verb {
     Fsck(super::upkeep::FsckArgs),
     /// Show the whole output of the steps of a build
     Logs(super::history::LogsArgs),
+    /// Show a build: timeline, critical path, cache, sizes; as text, a page or JSON
+    Report(super::report::ReportArgs),
     /// Say why the steps of a build ran
     Why(super::history::WhyArgs),
     /// Say what rbuild can do here, what stands in the way and what would help

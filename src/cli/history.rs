@@ -104,7 +104,7 @@ fn outcome(build: &BuildDir) -> String {
 }
 
 /// One word is a step of the newest build if that has such a step, else a build.
-fn find(store: &Store, words: &[String]) -> Result<(BuildDir, Option<String>), Failure> {
+pub fn find(store: &Store, words: &[String]) -> Result<(BuildDir, Option<String>), Failure> {
     let open =
         |text: &str| store.open_build(text).map_err(|error| Failure::new(chain(&error)).with_hint("`rbuild logs --list` shows them"));
     match words {
@@ -125,7 +125,7 @@ fn newest(store: &Store) -> Result<BuildDir, Failure> {
     ended.ok_or_else(|| Failure::new("the store has no build that has ended"))
 }
 
-fn report(build: &BuildDir) -> Result<Report, Failure> {
+pub fn report(build: &BuildDir) -> Result<Report, Failure> {
     let bytes = build.report().map_err(|error| Failure::new(chain(&error)))?.ok_or_else(|| unfinished(build))?;
     serde_json::from_slice(&bytes).map_err(|error| Failure::new(format!("cannot read the report of build {}: {error}", build.id())))
 }

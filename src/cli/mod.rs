@@ -30,6 +30,7 @@ mod ports;
 mod progress;
 mod provenance;
 mod push;
+mod report;
 mod reproducible;
 mod request;
 mod run;
@@ -102,6 +103,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Fsck(args) => upkeep::fsck(&cli, args),
         Verb::Logs(args) => history::logs(&cli, args),
         Verb::Why(args) => history::why(&cli, args),
+        Verb::Report(args) => report::report(&cli, args),
         Verb::Doctor(args) => doctor::doctor(&cli, args),
         Verb::Login(args) => login::login(args),
         Verb::Logout(args) => login::logout(args),

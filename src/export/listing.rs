@@ -54,6 +54,19 @@ pub struct Listing {
     pub files: BTreeMap<Vec<u8>, Listed>,
     /// Lowest first.
     pub layers: Vec<LayerFacts>,
+    /// What later layers replace or remove.
+    pub hidden: Vec<Hidden>,
+}
+
+/// A file that a layer has and the image has not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hidden {
+    /// Without a leading slash.
+    pub path: Vec<u8>,
+    /// Its size.
+    pub size: u64,
+    /// The layer that has it.
+    pub layer: usize,
 }
 
 /// Reads all layers that are here; with `contents`, the digest of each file too.
@@ -113,8 +126,8 @@ impl Listing {
         if entry.kind != EntryKind::Directory {
             self.remove_below(&path, layer);
         }
-        if let Some(before) = self.files.insert(path, listed) {
-            self.waste(&before);
+        if let Some(before) = self.files.insert(path.clone(), listed) {
+            self.waste(path, &before);
         }
         Ok(())
     }
@@ -123,7 +136,7 @@ impl Listing {
         if self.files.get(path).is_some_and(|found| found.layer < layer)
             && let Some(found) = self.files.remove(path)
         {
-            self.waste(&found);
+            self.waste(path.to_vec(), &found);
         }
         self.remove_below(path, layer);
     }
@@ -135,13 +148,16 @@ impl Listing {
         let gone: Vec<Vec<u8>> = below.filter(|(_, found)| found.layer < layer).map(|(path, _)| path.clone()).collect();
         for path in gone {
             if let Some(found) = self.files.remove(&path) {
-                self.waste(&found);
+                self.waste(path, &found);
             }
         }
     }
 
-    fn waste(&mut self, gone: &Listed) {
+    fn waste(&mut self, path: Vec<u8>, gone: &Listed) {
         self.layers[gone.layer].wasted_bytes += gone.size;
+        if gone.size > 0 {
+            self.hidden.push(Hidden { path, size: gone.size, layer: gone.layer });
+        }
     }
 }
 
@@ -199,6 +215,8 @@ mod tests {
         let listing = list(&store, &image, true).unwrap();
         let wasted: Vec<u64> = listing.layers.iter().map(|layer| layer.wasted_bytes).collect();
         assert_eq!(wasted, [8, 8, 0]);
+        let hidden: u64 = listing.hidden.iter().map(|hidden| hidden.size).sum();
+        assert_eq!((listing.hidden.len(), hidden), (4, 16));
         let names: Vec<_> = listing.files.keys().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
         assert_eq!(names, ["d", "d/c"]);
         assert_eq!(listing.files[&b"d/c"[..]].content, Some(Digest::of(b"x")));

@@ -30,7 +30,7 @@ pub use directory::write_oci_directory;
 pub use error::{ExportError, Result};
 pub use import::{fetch_blob, fetch_layers, import_archive, import_layout, import_metadata};
 pub use layout::LayoutOptions;
-pub use listing::{LayerFacts, Listed, Listing, list};
+pub use listing::{Hidden, LayerFacts, Listed, Listing, list};
 pub use manifest::{ImageOptions, write_image, write_index, write_manifest};
 pub use push::{Listener as PushListener, Obtain, PushEvent, Pusher};
 pub use rootfs::{RootfsTree, empty_directory, write_rootfs_directory, write_rootfs_tar};

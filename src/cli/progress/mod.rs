@@ -19,7 +19,7 @@ pub use place::{Ci, Mode, Place};
 pub use rawjson::RawJson;
 pub use sections::annotation;
 pub use tally::Built;
-pub use text::{cut, size, width};
+pub use text::{cut, elapsed, size, width};
 
 use crate::build::{Event, Progress};
 
