@@ -140,6 +140,15 @@ pub async fn plan(request: &Request, services: &Services, progress: &Arc<dyn Pro
     Ok(plans)
 }
 
+/// The directories of what was just built, top first.
+pub async fn root_directories(
+    built: &PlatformOutcome,
+    services: &Services,
+    progress: &Arc<dyn Progress>,
+) -> Result<Vec<std::path::PathBuf>, BuildError> {
+    layer::directories(&built.stack, services, progress).await
+}
+
 /// The directories of an image of the store, top first: what `rbuild run` mounts.
 pub async fn unpack_image(
     image: &crate::oci::Image,

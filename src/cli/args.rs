@@ -29,6 +29,8 @@ pub enum Verb {
     Build(Box<BuildArgs>),
     /// Show what a build would do: stages, steps, what is cached; as text, JSON, SVG or for Graphviz
     Plan(Box<super::plan::PlanArgs>),
+    /// Build again whenever a file changes that the build uses, and restart the container
+    Watch(Box<super::watch::WatchArgs>),
     /// Run a command in an image of the store
     Run(RunArgs),
     /// Open a shell where a step failed, or in an image
@@ -229,6 +231,30 @@ pub struct RunArgs {
     /// Command instead of the image's
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
+    /// What the container gets
+    #[command(flatten)]
+    pub container: ContainerArgs,
+    /// Network of the container [default: host, or a private one where ports are published]
+    #[arg(long, value_name = "default|none|host")]
+    pub network: Option<String>,
+    /// Accepted for compatibility: containers never stay
+    #[arg(long)]
+    pub rm: bool,
+    /// Keep standard input open (it always is)
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give the container a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Refused: there is no daemon that would keep it
+    #[arg(short, long, hide = true)]
+    pub detach: bool,
+}
+
+/// What a container gets, of `rbuild run` and `rbuild watch --run`.
+#[derive(Debug, Args, Clone, Default)]
+#[command(next_help_heading = "Container")]
+pub struct ContainerArgs {
     /// Variable: NAME=VALUE, or NAME to pass ours on
     #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
@@ -247,27 +273,12 @@ pub struct RunArgs {
     /// Program instead of the image's entrypoint
     #[arg(long)]
     pub entrypoint: Option<String>,
-    /// Network of the container [default: host, or a private one where ports are published]
-    #[arg(long, value_name = "default|none|host")]
-    pub network: Option<String>,
     /// Port of the container that a port here leads to
     #[arg(short, long = "publish", value_name = "[[ADDRESS:]PORT:]PORT[/udp]")]
     pub publish: Vec<String>,
     /// Mount a file or directory: SOURCE:TARGET[:ro]
     #[arg(short, long = "volume", value_name = "SOURCE:TARGET[:ro]")]
     pub volumes: Vec<String>,
-    /// Accepted for compatibility: containers never stay
-    #[arg(long)]
-    pub rm: bool,
-    /// Keep standard input open (it always is)
-    #[arg(short, long)]
-    pub interactive: bool,
-    /// Give the container a terminal
-    #[arg(short, long)]
-    pub tty: bool,
-    /// Refused: there is no daemon that would keep it
-    #[arg(short, long, hide = true)]
-    pub detach: bool,
 }
 
 /// `rbuild parse`.

@@ -49,25 +49,11 @@ pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
             return call.answer(&request, &services, &(steps.clone() as Arc<dyn build::Progress>)).await.map(Err);
         }
         provenance::mode(args)?;
-        let started = jiff::Timestamp::now();
         watcher.look_at_args(&request);
         if let Some(text) = services::rung_note(&entered) {
             build::Progress::event(&*steps, build::Event::Note { step: None, text: &text });
         }
-        let shown = request.clone();
-        let caches = cache::Caches::open(args, &services, &steps).await?;
-        let outcome = build_with_caches(request, caches.clone(), &services, &steps).await.map_err(|error| {
-            after.remember(&error);
-            failure(&shown, &error, &services.secrets)
-        })?;
-        if !args.allow_foreign {
-            refuse_foreign_programs(&outcome, &services)?;
-        }
-        guarded::check_annotations(&wanted, &services.secrets)?;
-        let written = write::write(&outcome, &wanted, &services, &|output| push_client(output, &services), &steps).await?;
-        state_provenance(args, &shown, &outcome, &written, started, &services, &steps).await?;
-        cache::export(args, &outcome, caches.as_ref(), &services, &steps).await?;
-        reproducible::record(&services.store, &written, &shown.dockerfile)?;
+        let Made { outcome, written } = make(args, request, &wanted, &services, &steps, &after).await?;
         Ok(Ok((built(&outcome, &written.descriptor.digest, &written.names), written)))
     });
     let result = result.inspect_err(|_: &Failure| reporter.failed());
@@ -91,6 +77,41 @@ pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
         let _ = writeln!(std::io::stdout(), "{}", written.image_id);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What was built and written.
+pub struct Made {
+    /// The images.
+    pub outcome: Outcome,
+    /// What became of them.
+    pub written: write::Written,
+}
+
+/// Builds what needs no more fetching, and writes the outputs.
+pub async fn make(
+    args: &BuildArgs,
+    request: Request,
+    wanted: &write::Wanted,
+    services: &build::Services,
+    steps: &Arc<write::Steps>,
+    after: &shell::OnError,
+) -> Result<Made, Failure> {
+    let started = jiff::Timestamp::now();
+    let shown = request.clone();
+    let caches = cache::Caches::open(args, services, steps).await?;
+    let outcome = build_with_caches(request, caches.clone(), services, steps).await.map_err(|error| {
+        after.remember(&error);
+        failure(&shown, &error, &services.secrets)
+    })?;
+    if !args.allow_foreign {
+        refuse_foreign_programs(&outcome, services)?;
+    }
+    guarded::check_annotations(wanted, &services.secrets)?;
+    let written = write::write(&outcome, wanted, services, &|output| push_client(output, services), steps).await?;
+    state_provenance(args, &shown, &outcome, &written, started, services, steps).await?;
+    cache::export(args, &outcome, caches.as_ref(), services, steps).await?;
+    reproducible::record(&services.store, &written, &shown.dockerfile)?;
+    Ok(Made { outcome, written })
 }
 
 /// What the flags want of the result.
@@ -234,7 +255,7 @@ fn tags(args: &BuildArgs) -> Result<Vec<Reference>, Failure> {
 }
 
 /// How progress is shown, and what shows it.
-fn reporter(args: &BuildArgs) -> Result<(Mode, Arc<Reporter>), Failure> {
+pub fn reporter(args: &BuildArgs) -> Result<(Mode, Arc<Reporter>), Failure> {
     let place = Place::here();
     let word = if args.quiet { "quiet" } else { args.progress.as_str() };
     let mode = place.mode(word).ok_or_else(|| {

@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     build::chain,
     cli::{failure::Failure, terminal::Terminal},
-    sandbox::{self, InitError, RunError, Spec},
+    sandbox::{self, Attached, InitError, RunError, Spec},
 };
 
 /// rbuild could not do its part (docker's code for it).
@@ -33,13 +33,13 @@ pub fn attach(runtime: &Runtime, spec: &Spec, wants_terminal: bool) -> Result<Ex
         true => Some(Terminal::open().map_err(|error| not_started(format!("no terminal: {error}")))?),
         false => None,
     };
-    let (terminal, theirs) = opened.map_or((None, None), |(terminal, theirs)| (Some(terminal), Some(theirs)));
+    let (terminal, attached) = opened.map_or((None, Attached::Streams), |(terminal, theirs)| (Some(terminal), Attached::Terminal(theirs)));
     let keeper = Arc::new(AtomicI32::new(0));
     pass_signals_on(runtime, &keeper)?;
     if let Some(terminal) = &terminal {
         follow_size(runtime, terminal.resizer())?;
     }
-    let ended = sandbox::run_attached(spec, theirs, |pid| keeper.store(pid.as_raw(), Ordering::SeqCst));
+    let ended = sandbox::run_attached(spec, attached, None, |pid| keeper.store(pid.as_raw(), Ordering::SeqCst));
     keeper.store(0, Ordering::SeqCst);
     // What it wrote last is shown, and our terminal is as it was, before anything else is said.
     drop(terminal);

@@ -40,6 +40,7 @@ mod terminal;
 mod topics;
 mod upkeep;
 mod verify;
+mod watch;
 mod write;
 
 use std::process::ExitCode;
@@ -83,6 +84,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Completions(args) => topics::completions(args),
         Verb::Man(args) => topics::man(args),
         Verb::Kaniko(args) => kaniko::kaniko(&cli, args),
+        Verb::Watch(args) => watch::watch(&cli, args),
         Verb::Run(args) => run::run(&cli, args),
         Verb::Shell(args) => shell::shell(&cli, args),
         Verb::Images(args) => images::images(&cli, args),

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// As long as work that was given up may take to clean up after itself.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Enters the user namespace. The first thing a verb does that needs it: there must be one thread.
 pub fn enter(cli: &Cli) -> Result<Entered, Failure> {
@@ -144,7 +144,7 @@ pub fn drive<T>(
 }
 
 /// Waits for a request to end; the exit code is the shell's for it.
-async fn signalled() -> Result<Failure, Failure> {
+pub async fn signalled() -> Result<Failure, Failure> {
     use tokio::signal::unix::{SignalKind, signal};
     let listen = |kind| signal(kind).map_err(|error| Failure::new(format!("cannot listen for signals: {error}")));
     let mut interrupt = listen(SignalKind::interrupt())?;

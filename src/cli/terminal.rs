@@ -1,90 +1,94 @@
-//! A terminal for a container: a pseudo-terminal whose other end is ours, in raw mode while it lasts.
-//! Unaware of what runs on it.
+//! A terminal for a container: the container opens it, its other end comes to us over a socket and is connected with our
+//! own terminal, which is in raw mode while it lasts. Unaware of what runs on it.
 
 use std::{
     io::{self, IsTerminal, Read, Write},
-    os::fd::{AsFd, OwnedFd},
-    sync::Arc,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    sync::{Arc, OnceLock},
     thread::JoinHandle,
 };
 
-use rustix::{
-    pty::OpenptFlags,
-    termios::{OptionalActions, Termios},
-};
+use rustix::termios::{OptionalActions, Termios};
 
-/// Our end of the pseudo-terminal; dropped, our own terminal is as it was.
+use crate::sys::fdpass;
+
+/// Our end of the container's terminal; dropped, our own terminal is as it was.
 pub struct Terminal {
-    ours: Arc<OwnedFd>,
+    /// There once the container has opened its terminal.
+    ours: Arc<OnceLock<OwnedFd>>,
     before: Termios,
-    output: Option<JoinHandle<()>>,
+    screen: Option<JoinHandle<()>>,
 }
 
 impl Terminal {
-    /// Opens a pseudo-terminal and connects it with our standard streams. Gives the end that is the container's.
-    pub fn open() -> io::Result<(Self, OwnedFd)> {
+    /// Waits, beside the caller, for the container's terminal. Gives the end of the socket that is the container's.
+    pub fn open() -> io::Result<(Self, UnixStream)> {
         let stdin = io::stdin();
         if !stdin.is_terminal() {
             return Err(io::Error::other("the input device is not a TTY"));
         }
-        let ours = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-        rustix::pty::grantpt(&ours)?;
-        rustix::pty::unlockpt(&ours)?;
-        let theirs = rustix::pty::ioctl_tiocgptpeer(&ours, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         let before = rustix::termios::tcgetattr(&stdin)?;
-        rustix::termios::tcsetattr(&theirs, OptionalActions::Now, &before)?;
-        let mut raw = before.clone();
-        raw.make_raw();
-        rustix::termios::tcsetattr(&stdin, OptionalActions::Now, &raw)?;
-        let mut terminal = Self { ours: Arc::new(ours), before, output: None };
-        terminal.resize();
-        terminal.connect()?;
-        Ok((terminal, theirs))
+        let (socket, theirs) = UnixStream::pair()?;
+        let ours = Arc::new(OnceLock::new());
+        let (shared, settings) = (ours.clone(), before.clone());
+        let connect = move || {
+            // Without a terminal the container has not started, and says so elsewhere.
+            let Ok((_, Some(terminal))) = fdpass::receive(&socket) else { return };
+            let terminal = shared.get_or_init(|| terminal);
+            if connect(&shared, terminal, &settings).is_ok() && fdpass::send(&socket, 0, None).is_ok() {
+                copy_output(terminal);
+            }
+        };
+        let screen = std::thread::Builder::new().name("screen".into()).spawn(connect)?;
+        Ok((Self { ours, before, screen: Some(screen) }, theirs))
     }
 
-    /// Makes it as large as ours is now.
-    pub fn resize(&self) {
-        resize(&self.ours);
-    }
-
-    /// A function that does so from elsewhere.
+    /// A function that makes the container's terminal as large as ours is now.
     pub fn resizer(&self) -> impl Fn() + Send + use<> {
         let ours = self.ours.clone();
-        move || resize(&ours)
-    }
-
-    fn connect(&mut self) -> io::Result<()> {
-        let (input, output) = (self.ours.clone(), self.ours.clone());
-        // Ends with the program: nobody can wake it from a read.
-        std::thread::Builder::new().name("keyboard".into()).spawn(move || copy_input(&input))?;
-        self.output = Some(std::thread::Builder::new().name("screen".into()).spawn(move || copy_output(&output))?);
-        Ok(())
+        move || ours.get().into_iter().for_each(resize)
     }
 }
 
 impl Drop for Terminal {
     fn drop(&mut self) {
         // The last of the output is still on its way when the program has ended.
-        if let Some(output) = self.output.take() {
-            let _ = output.join();
+        if let Some(screen) = self.screen.take() {
+            let _ = screen.join();
         }
         let _ = rustix::termios::tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
     }
 }
 
-fn resize(ours: &OwnedFd) {
+/// The container's terminal begins as ours was, then ours passes everything on as it is typed.
+fn connect(shared: &Arc<OnceLock<OwnedFd>>, terminal: &OwnedFd, settings: &Termios) -> io::Result<()> {
+    rustix::termios::tcsetattr(terminal, OptionalActions::Now, settings)?;
+    resize(terminal);
+    let mut raw = settings.clone();
+    raw.make_raw();
+    rustix::termios::tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
+    let ours = shared.clone();
+    // Ends with the program: nobody can wake it from a read.
+    std::thread::Builder::new().name("keyboard".into()).spawn(move || ours.get().into_iter().for_each(copy_input))?;
+    Ok(())
+}
+
+fn resize(terminal: &OwnedFd) {
     // A terminal without a size leaves the other as it is.
     if let Ok(size) = rustix::termios::tcgetwinsize(io::stdin()) {
-        let _ = rustix::termios::tcsetwinsize(ours, size);
+        let _ = rustix::termios::tcsetwinsize(terminal, size);
     }
 }
 
-fn copy_input(ours: &OwnedFd) {
+fn copy_input(terminal: &OwnedFd) {
     let mut buffer = [0; 4096];
     let mut stdin = io::stdin().lock();
     while let Ok(count @ 1..) = stdin.read(&mut buffer) {
         let mut rest = &buffer[..count];
-        while let Ok(written @ 1..) = rustix::io::write(ours.as_fd(), rest) {
+        while let Ok(written @ 1..) = rustix::io::write(terminal.as_fd(), rest) {
             rest = &rest[written..];
             if rest.is_empty() {
                 break;
@@ -94,9 +98,9 @@ fn copy_input(ours: &OwnedFd) {
 }
 
 /// Until nobody has the other end any more, which reads as an error.
-fn copy_output(ours: &OwnedFd) {
+fn copy_output(terminal: &OwnedFd) {
     let mut buffer = [0; 65536];
-    while let Ok(count @ 1..) = rustix::io::read(ours.as_fd(), &mut buffer) {
+    while let Ok(count @ 1..) = rustix::io::read(terminal.as_fd(), &mut buffer) {
         let mut stdout = io::stdout().lock();
         if stdout.write_all(&buffer[..count]).and_then(|()| stdout.flush()).is_err() {
             return;

@@ -19,7 +19,7 @@ use rustix::{
 };
 
 use super::{
-    emulate,
+    console, emulate,
     outcome::{During, InitError},
     seccomp,
     spec::{Spec, Stdio, Ulimit},
@@ -54,11 +54,11 @@ pub fn become_program(spec: &Spec, user: &User, stdin: Option<OwnedFd>, power: P
 fn prepare(spec: &Spec, user: &User, stdin: Option<OwnedFd>, power: Power) -> Result<(), InitError> {
     // No terminal of ours to push characters into.
     rustix::process::setsid().during("start a session")?;
-    set_stdin(stdin)?;
-    if spec.stdio == Stdio::Terminal {
-        rustix::process::ioctl_tiocsctty(io::stdin()).during("take the terminal")?;
+    match (spec.stdio, stdin) {
+        (Stdio::Terminal, Some(socket)) => console::open(socket.into())?,
+        (_, stdin) => set_stdin(stdin)?,
     }
-    if spec.stdio != Stdio::Inherit {
+    if matches!(spec.stdio, Stdio::Capture | Stdio::Terminal) {
         own_streams(user);
     }
     for limit in &spec.ulimits {

@@ -6,6 +6,7 @@
 
 mod bpf;
 mod chroot;
+mod console;
 mod emulate;
 pub mod emulation;
 pub mod enter;
@@ -33,5 +34,5 @@ pub use init::init_if_asked;
 pub use network::{DefaultNetwork, Published, default_network, publish};
 pub use outcome::{Exit, InitError, RunError};
 pub use probe::{Findings, Gate, Outcome, ProbeOptions, Runner, probe};
-pub use run::{Cancel, Stream, run, run_attached};
+pub use run::{Attached, Cancel, Stream, run, run_attached};
 pub use spec::{Mount, MountKind, Network, RootFs, Source, Spec, Stdio, Ulimit};

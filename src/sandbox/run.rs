@@ -71,17 +71,32 @@ pub fn run(spec: &Spec, cancel: Option<&Cancel>, output: impl FnMut(Stream, &[u8
     run_with(spec, cancel, None, |_| (), output)
 }
 
-/// Runs a step with our streams or, where one is given, on a terminal of its own. `started` learns the process that
-/// passes signals on to the step's program.
-pub fn run_attached(spec: &Spec, terminal: Option<OwnedFd>, started: impl FnOnce(Pid)) -> Result<Exit, RunError> {
-    let stdio = if terminal.is_some() { Stdio::Terminal } else { Stdio::Inherit };
-    run_with(&Spec { stdio, ..spec.clone() }, None, terminal, started, |_, _| ())
+/// What an attached step reads and writes.
+#[derive(Debug)]
+pub enum Attached {
+    /// Our standard streams.
+    Streams,
+    /// Our standard output and standard error; there is nothing to read.
+    Outputs,
+    /// A terminal of its own, the other end of which comes over this socket; one byte back lets the program begin.
+    Terminal(UnixStream),
+}
+
+/// Runs a step that a person has in front of them. `started` learns the process that passes signals on to the step's
+/// program.
+pub fn run_attached(spec: &Spec, attached: Attached, cancel: Option<&Cancel>, started: impl FnOnce(Pid)) -> Result<Exit, RunError> {
+    let (stdio, terminal) = match attached {
+        Attached::Streams => (Stdio::Inherit, None),
+        Attached::Outputs => (Stdio::Outputs, None),
+        Attached::Terminal(socket) => (Stdio::Terminal, Some(socket)),
+    };
+    run_with(&Spec { stdio, ..spec.clone() }, cancel, terminal, started, |_, _| ())
 }
 
 fn run_with(
     spec: &Spec,
     cancel: Option<&Cancel>,
-    terminal: Option<OwnedFd>,
+    terminal: Option<UnixStream>,
     started: impl FnOnce(Pid),
     mut output: impl FnMut(Stream, &[u8]),
 ) -> Result<Exit, RunError> {
@@ -142,7 +157,7 @@ struct Step {
 }
 
 impl Step {
-    fn start(order: &Order, terminal: Option<OwnedFd>) -> io::Result<Self> {
+    fn start(order: &Order, terminal: Option<UnixStream>) -> io::Result<Self> {
         let (control, theirs) = UnixStream::pair()?;
         let mut command = Command::new(selfexe::path()?);
         command.arg0("rbuild-init").arg(init::ARGUMENT).env_clear().current_dir("/").stdin(OwnedFd::from(theirs));
@@ -152,8 +167,9 @@ impl Step {
             // What is typed at our terminal is a signal to us, who pass it on once.
             command.process_group(0);
         }
-        if let Some(terminal) = &terminal {
-            command.stdout(terminal.try_clone()?).stderr(terminal.try_clone()?);
+        if terminal.is_some() {
+            // The program takes the terminal for these; nobody else has anything to say there.
+            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
         }
         let child = command.spawn()?;
         // The command still holds the other end, which would keep the socket open for ever.
@@ -163,12 +179,12 @@ impl Step {
         Ok(step)
     }
 
-    fn send(&self, order: &Order, terminal: Option<OwnedFd>) -> io::Result<()> {
+    fn send(&self, order: &Order, terminal: Option<UnixStream>) -> io::Result<()> {
         let Some(mut control) = self.control.as_ref() else { return Ok(()) };
         let text = serde_json::to_vec(order)?;
         let stdin = io::stdin();
         let passed = match order.spec.stdio {
-            Stdio::Capture => None,
+            Stdio::Capture | Stdio::Outputs => None,
             Stdio::Inherit => Some(stdin.as_fd()),
             Stdio::Terminal => terminal.as_ref().map(AsFd::as_fd),
         };

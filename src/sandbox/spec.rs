@@ -194,6 +194,8 @@ pub enum Stdio {
     Capture,
     /// All three are rbuild's own; a terminal among them is not the step's to control (`rbuild run`).
     Inherit,
+    /// Input is empty, outputs are rbuild's own (`rbuild watch`).
+    Outputs,
     /// A terminal of the step's own (`rbuild run -t`).
     Terminal,
 }

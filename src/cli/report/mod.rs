@@ -107,7 +107,7 @@ fn worked_ms(step: &StepReport) -> u64 {
 
 /// The chain of steps that ended last: each waited for the one before it longer than for any other.
 fn critical_path(steps: &[StepReport]) -> Vec<&StepReport> {
-    let worked = |step: &&StepReport| matches!(step.result, StepResult::Done | StepResult::Failed) && worked_ms(step) > 0;
+    let worked = |step: &&StepReport| matches!(step.result, StepResult::Done | StepResult::Failed);
     let by_number: BTreeMap<usize, &StepReport> = steps.iter().map(|step| (step.step, step)).collect();
     let mut path = Vec::new();
     let mut next = steps.iter().filter(worked).max_by_key(|step| end_ms(step));
@@ -117,6 +117,8 @@ fn critical_path(steps: &[StepReport]) -> Vec<&StepReport> {
         next = inputs.filter(worked).max_by_key(|input| end_ms(input));
     }
     path.reverse();
+    // What took no time is on the way and explains nothing.
+    path.retain(|step| worked_ms(step) > 0);
     path
 }
 

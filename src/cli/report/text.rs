@@ -83,10 +83,18 @@ fn timeline(shown: &Shown) -> String {
 }
 
 fn reasons(shown: &Shown) -> String {
-    let mut out = String::new();
+    // Steps that ran for the same reason stand together.
+    let mut groups: Vec<(Vec<String>, &Vec<String>)> = Vec::new();
     for (number, lines) in &shown.why {
+        match groups.iter_mut().find(|(_, known)| *known == lines) {
+            Some((numbers, _)) => numbers.push(format!("#{number}")),
+            None => groups.push((vec![format!("#{number}")], lines)),
+        }
+    }
+    let mut out = String::new();
+    for (numbers, lines) in groups {
         let lines: Vec<&str> = lines.iter().take(6).map(String::as_str).collect();
-        out.push_str(&format!("\n#{number} ran: {}", lines.join("\n    ")));
+        out.push_str(&format!("\n{} ran: {}", numbers.join(" "), lines.join("\n    ")));
     }
     if !out.is_empty() {
         out.push('\n');
