@@ -30,6 +30,9 @@ use super::{
 };
 use crate::sys::fdpass;
 
+/// What a pipe holds and one read takes: a step that floods its output is woken, and wakes us, as seldom as can be.
+const PIPE_BYTES: usize = 1 << 20;
+
 /// Which stream a piece of output came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
@@ -113,7 +116,7 @@ fn run_with(
     started(Pid::from_raw(i32::try_from(step.child.id()).unwrap_or(i32::MAX)));
     let deadline = timeout.map(|timeout| (Instant::now() + timeout, timeout));
     let mut answer = Vec::new();
-    let mut buffer = vec![0; 65536];
+    let mut buffer = vec![0; PIPE_BYTES];
     let mut sources = step.sources();
     while !sources.is_empty() {
         let ready = wait(&sources, cancel, deadline.map(|(at, _)| at)).map_err(RunError::Start)?;
@@ -172,6 +175,10 @@ impl Step {
             command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
         }
         let child = command.spawn()?;
+        // A user may have used up what pipes may take: then they are smaller.
+        for pipe in child.stdout.iter().map(AsFd::as_fd).chain(child.stderr.iter().map(AsFd::as_fd)) {
+            let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE_BYTES);
+        }
         // The command still holds the other end, which would keep the socket open for ever.
         drop(command);
         let step = Self { child, control: Some(control), clears_up: order.chroot, ended: false };

@@ -17,8 +17,9 @@ impl Painter {
         if over.is_empty() && live == self.live && !is_resized {
             return String::new();
         }
-        // Synchronised update: terminals that know it show the picture at once, others ignore it.
-        let mut out = String::from("\u{1b}[?2026h");
+        // Synchronised update: terminals that know it show the picture at once, others ignore it. No wrapping: some are
+        // narrower before they say so, and every line has to take one row.
+        let mut out = String::from("\u{1b}[?2026h\u{1b}[?7l");
         let rows = self.rows(columns);
         if rows > 0 {
             out.push_str(&format!("\r\u{1b}[{rows}A"));
@@ -40,7 +41,7 @@ impl Painter {
         if over.len() + live.len() < self.live.len() {
             out.push_str("\u{1b}[J");
         }
-        out.push_str("\u{1b}[?2026l");
+        out.push_str("\u{1b}[?7h\u{1b}[?2026l");
         (self.live, self.columns) = (live, columns);
         out
     }

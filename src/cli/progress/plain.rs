@@ -98,7 +98,9 @@ impl State {
                 }
             }
             Event::Cached { step } => {
-                let text = format!("{}#{} CACHED\n", self.title(*step), step.0);
+                // A section has the title already.
+                let title = if self.ci.is_none() { self.title(*step) } else { String::new() };
+                let text = format!("{title}#{} CACHED\n", step.0);
                 self.end(*step, &text, now, out);
             }
             Event::Output { step, stream, bytes } => {
@@ -216,18 +218,34 @@ impl State {
         let step = self.step(id);
         let prefix = prefix(id, now.saturating_sub(step.started));
         let partial = &mut step.partial[stream as usize];
-        partial.extend_from_slice(bytes);
-        let end = match partial.iter().rposition(|byte| *byte == b'\n') {
-            Some(end) => end + 1,
-            None if partial.len() > PARTIAL_BYTES => partial.len(),
-            None => return Vec::new(),
+        let Some(end) = memchr::memrchr(b'\n', bytes) else {
+            partial.extend_from_slice(bytes);
+            let mut out = Vec::new();
+            if partial.len() > PARTIAL_BYTES {
+                put_line(&std::mem::take(partial), &prefix, ci, is_terminal, &mut out);
+            }
+            return out;
         };
-        let rest = partial.split_off(end);
-        let whole = std::mem::replace(partial, rest);
-        let mut out = Vec::with_capacity(whole.len() + whole.len() / 2);
-        for line in whole.strip_suffix(b"\n").unwrap_or(&whole).split(|byte| *byte == b'\n') {
-            put_line(line, &prefix, ci, is_terminal, &mut out);
+        let mut whole = &bytes[..end];
+        let mut out = Vec::with_capacity(bytes.len() + bytes.len() / 2);
+        if !partial.is_empty() {
+            let first = memchr::memchr(b'\n', bytes).unwrap_or(end);
+            partial.extend_from_slice(&bytes[..first]);
+            put_line(partial, &prefix, ci, is_terminal, &mut out);
+            partial.clear();
+            whole = bytes.get(first + 1..=end).unwrap_or_default();
+            whole = whole.strip_suffix(b"\n").unwrap_or(whole);
+            if first == end {
+                partial.extend_from_slice(&bytes[end + 1..]);
+                return out;
+            }
         }
+        let mut from = 0;
+        for end in memchr::memchr_iter(b'\n', whole).chain([whole.len()]) {
+            put_line(&whole[from..end], &prefix, ci, is_terminal, &mut out);
+            from = end + 1;
+        }
+        partial.extend_from_slice(&bytes[end + 1..]);
         out
     }
 
@@ -315,6 +333,28 @@ mod tests {
     }
 
     #[test]
+    fn lines_are_the_same_however_output_is_cut() {
+        let text = b"one\n\nthree\r\nfour\n\n\nseven\nlast";
+        let expected = "#1 a\n".to_owned()
+            + &["one", "", "three", "four", "", "", "seven", "last"].map(|line| format!("#1 X {line}\n")).concat()
+            + "#1 DONE 1.2s\n";
+        for cut in 1..text.len() {
+            let mut events = vec![declared(1, "a"), started(1)];
+            events.extend(text.chunks(cut).map(|bytes| output(1, bytes)));
+            events.push(finished(1));
+            let printed = printed(None, false, &events);
+            let times: String = printed
+                .lines()
+                .map(|line| match line.split_once(".000 ") {
+                    Some((_, rest)) => format!("#1 X {rest}\n"),
+                    None => format!("{line}\n"),
+                })
+                .collect();
+            assert_eq!(times, expected, "cut at {cut}");
+        }
+    }
+
+    #[test]
     fn an_empty_line_stands_between_steps() {
         let text = printed(
             None,
@@ -348,6 +388,12 @@ mod tests {
         let expected =
             "::group::#1 a\n#1 2.000 1\n#1 4.000 ::x\n#1 DONE 1.2s\n::endgroup::\n::group::#2 b\n#2 2.000 2\n#2 DONE 1.2s\n::endgroup::\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_cached_steps_section_has_its_title_once() {
+        let text = printed(Some(Ci::GitHub), false, &[declared(1, "a"), Event::Cached { step: StepId(1) }]);
+        assert_eq!(text, "::group::#1 a\n#1 CACHED\n::endgroup::\n");
     }
 
     #[test]

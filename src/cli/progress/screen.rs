@@ -9,8 +9,11 @@ use std::{
 use super::text;
 use crate::build::{Event, StepId};
 
-/// A finished transfer waits so long for the next of the same step before its line is written.
+/// A finished transfer waits so long for the next of the same step before its line is written; a base for its first.
 const TRANSFER_REST: Duration = Duration::from_millis(300);
+
+/// Of digests so much is shown.
+const DIGEST_DIGITS: usize = 12;
 
 /// Rates are of the bytes that came in this time.
 const RATE_WINDOW: Duration = Duration::from_secs(3);
@@ -25,8 +28,16 @@ pub struct Screen {
     pub colour: bool,
     steps: BTreeMap<StepId, Step>,
     /// Lines that are over and not yet taken.
-    over: Vec<String>,
+    over: Vec<Over>,
     started: Option<Duration>,
+}
+
+/// A line that is over. That of a base waits for its pull, which takes its place; those behind it keep their order.
+#[derive(Debug)]
+struct Over {
+    line: String,
+    base: Option<StepId>,
+    not_before: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -57,22 +68,20 @@ impl Screen {
             Event::Started { step } => self.step(*step).running_since = Some(now),
             Event::Cached { step } => {
                 self.step(*step).is_over = true;
-                let line = format!("{} {}", self.mark("32", "✓"), self.step(*step).name);
-                self.over.push(with_end(&line, &self.dim("cached")));
+                self.put_end(*step, &self.dim("cached"), now);
             }
             Event::Output { step, bytes, .. } => self.step(*step).take_output(bytes),
             Event::Moved { step, what, done_bytes, total_bytes } => {
+                self.over.retain(|over| over.base != Some(*step));
                 self.step(*step).moved(what, Transfer { done_bytes: *done_bytes, total_bytes: *total_bytes }, now);
             }
             Event::Note { step, text } => {
                 let name = step.map(|id| format!("{}: ", self.step(id).name)).unwrap_or_default();
-                let line = format!("{} {name}{}", self.mark("33", "!"), text::harmless(text.as_bytes()));
-                self.over.push(line);
+                self.put(format!("{} {name}{}", self.mark("33", "!"), text::harmless(text.as_bytes())));
             }
             Event::Finished { step, duration } => {
                 let moved = self.step(*step).end().map(|moved| self.dim(&format!("{moved}  "))).unwrap_or_default();
-                let line = format!("{} {}", self.mark("32", "✓"), self.step(*step).name);
-                self.over.push(with_end(&line, &format!("{moved}{}", text::elapsed(*duration))));
+                self.put_end(*step, &format!("{moved}{}", text::elapsed(*duration)), now);
             }
             Event::Failed { step, error, duration } => {
                 self.step(*step).end();
@@ -80,9 +89,20 @@ impl Screen {
                 let mark = if is_stopped { self.dim("–") } else { self.mark("31", "✗") };
                 let line = format!("{mark} {}", self.step(*step).name);
                 let stopped = if is_stopped { self.dim("stopped  ") } else { String::new() };
-                self.over.push(with_end(&line, &format!("{stopped}{}", text::elapsed(*duration))));
+                self.put(with_end(&line, &format!("{stopped}{}", text::elapsed(*duration))));
             }
         }
+    }
+
+    fn put(&mut self, line: String) {
+        self.over.push(Over { line, base: None, not_before: Duration::ZERO });
+    }
+
+    /// The line of a step that has done its part.
+    fn put_end(&mut self, id: StepId, end: &str, now: Duration) {
+        let line = with_end(&format!("{} {}", self.mark("32", "✓"), self.step(id).name), end);
+        let is_base = self.step(id).name.contains("] FROM ");
+        self.over.push(Over { line, base: is_base.then_some(id), not_before: if is_base { now + TRANSFER_REST } else { Duration::ZERO } });
     }
 
     /// The lines that are over since the last call, for a terminal of so many columns.
@@ -94,9 +114,10 @@ impl Screen {
             step.transfers.clear();
             let line = format!("{} {}", self.mark("32", "✓"), self.step(id).name);
             let end = format!("{}  {}", self.dim(&text::size(total)), text::elapsed(time));
-            self.over.push(with_end(&line, &end));
+            self.put(with_end(&line, &end));
         }
-        std::mem::take(&mut self.over).iter().map(|line| fit(line, columns)).collect()
+        let held = self.over.iter().position(|over| over.not_before > now && !at_end).unwrap_or(self.over.len());
+        self.over.drain(..held).map(|over| fit(&over.line, columns)).collect()
     }
 
     /// The lines of what runs, with a line about the whole above.
@@ -154,12 +175,17 @@ impl Step {
     fn take_output(&mut self, bytes: &[u8]) {
         // Of a flood only the end can be the last line.
         let bytes = &bytes[bytes.len().saturating_sub(PARTIAL_BYTES)..];
-        self.partial.extend_from_slice(bytes);
-        while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n' || *byte == b'\r') {
-            let line = text::harmless(&self.partial[..end]);
-            self.partial.drain(..=end);
-            if !line.trim().is_empty() {
-                self.last_line = line;
+        let is_end = |byte: &u8| *byte == b'\n' || *byte == b'\r';
+        match bytes.iter().rposition(is_end) {
+            None => self.partial.extend_from_slice(bytes),
+            Some(end) => {
+                self.partial.extend_from_slice(&bytes[..end]);
+                let mut lines = self.partial.rsplit(is_end).map(text::harmless);
+                if let Some(line) = lines.find(|line| !line.trim().is_empty()) {
+                    self.last_line = line;
+                }
+                self.partial.clear();
+                self.partial.extend_from_slice(&bytes[end + 1..]);
             }
         }
         let excess = self.partial.len().saturating_sub(PARTIAL_BYTES);
@@ -221,9 +247,13 @@ impl Step {
     }
 }
 
+/// Its first line; of a digest, which says little to people, the beginning.
 fn one_line(name: &str) -> String {
-    let first = name.lines().next().unwrap_or_default();
-    text::harmless(first.as_bytes())
+    let line = text::harmless(name.lines().next().unwrap_or_default().as_bytes());
+    let Some((before, rest)) = line.split_once("@sha256:") else { return line };
+    let digits = rest.bytes().take_while(u8::is_ascii_hexdigit).count();
+    let shown = digits.min(DIGEST_DIGITS);
+    format!("{before}@sha256:{}{}{}", &rest[..shown], if digits > shown { "…" } else { "" }, &rest[digits..])
 }
 
 /// Between begin and end of a line; `fit` makes it as many spaces as there is room for.

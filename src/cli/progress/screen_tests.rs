@@ -66,6 +66,30 @@ fn pulls_have_one_bar_with_bytes_and_rate() {
 }
 
 #[test]
+fn a_base_has_one_line_pulled_or_not() {
+    let mut screen = screen(&["[1/3] FROM node", "[2/3] COPY a /", "[3/3] RUN x"]);
+    screen.event(&Event::Finished { step: StepId(1), duration: ms(0) }, ms(0));
+    screen.event(&Event::Finished { step: StepId(2), duration: ms(10) }, ms(10));
+    assert!(screen.take_over(40, ms(100), false).is_empty(), "the pull may begin yet");
+    assert_eq!(
+        screen.take_over(40, ms(300), false),
+        ["✓ [1/3] FROM node                  0.0s", "✓ [2/3] COPY a /                   0.0s"]
+    );
+    screen.event(&Event::Finished { step: StepId(1), duration: ms(0) }, ms(400));
+    screen.event(&Event::Finished { step: StepId(3), duration: ms(100) }, ms(400));
+    screen.event(&moved("a", 0, Some(4_000_000)), ms(500));
+    assert_eq!(screen.take_over(40, ms(500), false), ["✓ [3/3] RUN x                      0.1s"]);
+    screen.event(&moved("a", 4_000_000, Some(4_000_000)), ms(1500));
+    assert_eq!(screen.take_over(40, ms(1500), true), ["✓ [1/3] FROM node          4.00MB  1.0s"]);
+}
+
+#[test]
+fn digests_are_short() {
+    assert_eq!(one_line("[1/1] FROM a@sha256:0123456789abcdef0123 AS x\nmore"), "[1/1] FROM a@sha256:0123456789ab… AS x");
+    assert_eq!(one_line("[1/1] FROM a@sha256:01é"), "[1/1] FROM a@sha256:01é");
+}
+
+#[test]
 fn more_steps_than_rows_are_counted() {
     let mut screen = screen(&["a", "b", "c", "d", "e"]);
     (1..=5).for_each(|id| screen.event(&Event::Started { step: StepId(id) }, ms(0)));

@@ -159,8 +159,12 @@ impl Tally {
 
 impl Step {
     fn keep(&mut self, bytes: &[u8]) {
-        self.lines += bytes.iter().filter(|byte| **byte == b'\n').count();
-        self.tail.extend_from_slice(bytes);
+        self.lines += memchr::memchr_iter(b'\n', bytes).count();
+        // Of a flood only the end is copied.
+        if bytes.len() >= KEPT_BYTES {
+            self.tail.clear();
+        }
+        self.tail.extend_from_slice(&bytes[bytes.len().saturating_sub(KEPT_BYTES)..]);
         if self.tail.len() > 2 * KEPT_BYTES {
             self.tail.drain(..self.tail.len() - KEPT_BYTES);
         }
