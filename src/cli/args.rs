@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::engine::ArgValueCandidates;
+
+use super::complete;
 
 /// Builds a Dockerfile into an OCI image: no daemon, no root, no set-up.
 #[derive(Debug, Parser)]
@@ -96,10 +99,10 @@ pub enum Verb {
 #[command(args_override_self = true)]
 pub struct BuildArgs {
     /// Context: a directory, a git URL, an archive's URL, or `-` (an archive or a Dockerfile on standard input)
-    #[arg(default_value = ".", value_name = "PATH|URL|-")]
+    #[arg(default_value = ".", value_name = "PATH|URL|-", value_hint = clap::ValueHint::DirPath)]
     pub context: String,
     /// Dockerfile [default: CONTEXT/Dockerfile]
-    #[arg(short, long, value_name = "PATH|URL|-")]
+    #[arg(short, long, value_name = "PATH|URL|-", value_hint = clap::ValueHint::FilePath)]
     pub file: Option<String>,
     /// Name of the image; repeatable
     #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
@@ -108,7 +111,7 @@ pub struct BuildArgs {
     #[arg(long)]
     pub tag_digest: bool,
     /// Stage to build [default: the last]
-    #[arg(long, value_name = "STAGE")]
+    #[arg(long, value_name = "STAGE", add = ArgValueCandidates::new(complete::stages))]
     pub target: Option<String>,
     /// Value of an ARG; without `=` it is taken from the environment
     #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
@@ -141,7 +144,7 @@ pub struct BuildArgs {
     #[arg(long)]
     pub no_cache: bool,
     /// Run every step of these stages again
-    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    #[arg(long, value_name = "STAGE", value_delimiter = ',', add = ArgValueCandidates::new(complete::stages))]
     pub no_cache_filter: Vec<String>,
     /// Where the result goes: type=oci|docker|tar|local|image|registry|cacheonly,dest=PATH,...; repeatable
     #[arg(short, long = "output", value_name = "TYPE")]
@@ -153,7 +156,7 @@ pub struct BuildArgs {
     #[arg(long)]
     pub load: bool,
     /// How progress is shown
-    #[arg(long, env = "BUILDKIT_PROGRESS", value_name = "auto|plain|tty|quiet|rawjson", default_value = "auto")]
+    #[arg(long, env = "BUILDKIT_PROGRESS", value_name = "auto|plain|tty|quiet|rawjson", default_value = "auto", add = ArgValueCandidates::new(complete::progress))]
     pub progress: String,
     /// Print only the image's digest
     #[arg(short, long)]
@@ -164,6 +167,9 @@ pub struct BuildArgs {
     /// Write the result's metadata to a file, as JSON
     #[arg(long, value_name = "FILE")]
     pub metadata_file: Option<PathBuf>,
+    /// Write warnings and the error to a file, as a code quality report: GitLab marks the lines of a merge request
+    #[arg(long, value_name = "FILE")]
+    pub code_quality: Option<PathBuf>,
     /// Another context: a directory, git or http URL, oci-layout://DIR, docker-image://REF
     #[arg(long = "build-context", value_name = "NAME=VALUE")]
     pub build_contexts: Vec<String>,
@@ -201,7 +207,7 @@ pub struct BuildArgs {
     #[arg(long, env = "RBUILD_STORE_MAX", value_name = "BYTES")]
     pub store_max: Option<String>,
     /// What to do when a RUN fails: end, or open a shell where it failed
-    #[arg(long, value_name = "end|shell", default_value = "end")]
+    #[arg(long, value_name = "end|shell", default_value = "end", add = ArgValueCandidates::new(complete::on_error))]
     pub on_error: String,
     /// Bring a file or directory out of a RUN that fails; repeatable
     #[arg(long = "on-error-copy", value_name = "PATH:DEST")]
@@ -219,7 +225,7 @@ pub struct BuildArgs {
     #[arg(long)]
     pub check: bool,
     /// What to do with the Dockerfile: build, check, outline or targets (with ,format=json)
-    #[arg(long, value_name = "METHOD", default_value = "build")]
+    #[arg(long, value_name = "METHOD", default_value = "build", add = ArgValueCandidates::new(complete::call))]
     pub call: String,
 }
 
@@ -227,6 +233,7 @@ pub struct BuildArgs {
 #[derive(Debug, Args, Clone)]
 pub struct RunArgs {
     /// Image of the store, by name or digest
+    #[arg(add = ArgValueCandidates::new(complete::images))]
     pub image: String,
     /// Command instead of the image's
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -14,8 +14,9 @@ use crate::{
         guarded, lint,
         outputs::{OutputKind, OutputSpec},
         progress::{Built, Mode, Place, Reporter},
-        provenance, reproducible, request, services, shell, upkeep, write,
+        provenance, quality, reproducible, request, services, shell, upkeep, write,
     },
+    dockerfile::lint::Warning,
     export,
     oci::{Digest, Reference},
     registry::Client,
@@ -24,6 +25,22 @@ use crate::{
 
 /// Builds and writes the outputs.
 pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
+    let mut found = Found::default();
+    let result = build_and_show(cli, args, &mut found);
+    if let Some(path) = &args.code_quality {
+        quality::write(path, &found.dockerfile, &found.warnings, result.as_ref().err())?;
+    }
+    result
+}
+
+/// What lint has found, and where.
+#[derive(Default)]
+struct Found {
+    dockerfile: String,
+    warnings: Vec<Warning>,
+}
+
+fn build_and_show(cli: &Cli, args: &BuildArgs, found: &mut Found) -> Result<ExitCode, Failure> {
     let mut wanted = wanted(args)?;
     let call = Call::of(args)?;
     // What can be known to be wrong is said before anything is entered or made.
@@ -36,7 +53,8 @@ pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
     let services = guarded::guard(services, args, &request);
     let store = services.store.clone();
     let runtime = services::runtime()?;
-    let watcher = Arc::new(lint::Watcher::new(reporter.clone()));
+    found.dockerfile.clone_from(&request.dockerfile_name);
+    let watcher = Arc::new(lint::Watcher::new(reporter.clone(), &request.dockerfile_name));
     let steps = write::Steps::new(watcher.clone());
     let result = services::drive(runtime, &services, async {
         // Fetched trees stay until everything is written.
@@ -59,7 +77,7 @@ pub fn build(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
     let result = result.inspect_err(|_: &Failure| reporter.failed());
     upkeep::collect(&store, args.store_max.as_deref())?;
     reporter.stop();
-    watcher.show(lint::Shown::of(args));
+    found.warnings = watcher.show(lint::Shown::of(args));
     let result = result.map_err(|failure| after.act(failure, &services));
     let (built, written) = match result? {
         Ok(done) => done,

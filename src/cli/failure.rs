@@ -104,19 +104,26 @@ impl Failure {
 
     /// The mark at the Dockerfile's line in a pull request.
     fn annotation(&self, in_repository: impl Fn(&str) -> String) -> Option<String> {
+        let (path, line, column) = self.position()?;
+        Some(progress::annotation("error", &in_repository(path), line, column, &self.message))
+    }
+
+    /// File, line and column that it points at.
+    pub fn position(&self) -> Option<(&str, usize, usize)> {
         let place = self.place.as_ref()?;
         let before = place.text.get(..place.range.start)?;
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().map_or(0, |begin| begin.chars().count()) + 1;
-        Some(progress::annotation("error", &in_repository(&place.path), line, column, &self.message))
+        Some((&place.path, line, column))
     }
 }
 
 /// A path as seen from the top of the checkout, which is how marks name files.
-fn in_repository(path: &str) -> String {
+pub fn in_repository(path: &str) -> String {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
-    let top = std::env::var_os("GITHUB_WORKSPACE").unwrap_or_default();
-    absolute.strip_prefix(&top).ok().filter(|_| !top.is_empty()).map_or_else(|| path.to_owned(), |path| path.display().to_string())
+    let tops = ["GITHUB_WORKSPACE", "CI_PROJECT_DIR"].into_iter().filter_map(std::env::var_os).filter(|top| !top.is_empty());
+    let inside = tops.filter_map(|top| absolute.strip_prefix(&top).ok().map(|path| path.display().to_string())).next();
+    inside.unwrap_or_else(|| path.to_owned())
 }
 
 /// A range inside the text, without the white space at its end.

@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug, Args, Clone)]
 pub struct LogsArgs {
     /// Build (its id or a part of it; the newest when it is left out) and step (its number or a word of its name)
-    #[arg(value_name = "[BUILD] [STEP]", num_args = 0..=2)]
+    #[arg(value_name = "[BUILD] [STEP]", num_args = 0..=2, add = clap_complete::engine::ArgValueCandidates::new(crate::cli::complete::builds))]
     pub words: Vec<String>,
     /// The report, as JSON
     #[arg(long)]
@@ -28,7 +28,7 @@ pub struct LogsArgs {
 #[derive(Debug, Args, Clone)]
 pub struct WhyArgs {
     /// Build (its id or a part of it; the newest when it is left out) and step (its number or a word of its name)
-    #[arg(value_name = "[BUILD] [STEP]", num_args = 0..=2)]
+    #[arg(value_name = "[BUILD] [STEP]", num_args = 0..=2, add = clap_complete::engine::ArgValueCandidates::new(crate::cli::complete::builds))]
     pub words: Vec<String>,
 }
 
@@ -50,13 +50,15 @@ pub fn logs(cli: &Cli, args: &LogsArgs) -> Result<ExitCode, Failure> {
     }
     let report = report(&build)?;
     let steps = chosen(&report, step.as_deref())?;
+    // One step alone is its output and nothing else.
+    let has_titles = step.is_none() || steps.len() > 1;
     for step in steps {
         if step.log.is_none() {
             continue;
         }
         let path = build.step_log_path(step.step);
         let mut file = File::open(&path).map_err(|error| Failure::new(format!("cannot open {}: {error}", path.display())))?;
-        if args.words.len() < 2 {
+        if has_titles {
             let _ = writeln!(out, "#{} {}", step.step, step.name);
         }
         // A closed standard output ends nothing but the printing.

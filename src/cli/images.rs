@@ -22,6 +22,7 @@ use crate::{
 #[derive(Debug, Args, Clone)]
 pub struct TagArgs {
     /// Image: a name, or a digest or its beginning
+    #[arg(add = clap_complete::engine::ArgValueCandidates::new(crate::cli::complete::images))]
     pub image: String,
     /// Names to give it
     #[arg(required = true, value_name = "NAME[:TAG]")]
@@ -32,7 +33,7 @@ pub struct TagArgs {
 #[derive(Debug, Args, Clone)]
 pub struct RemoveArgs {
     /// Names to take away; `rbuild prune` then frees the space
-    #[arg(required = true, value_name = "NAME[:TAG]")]
+    #[arg(required = true, value_name = "NAME[:TAG]", add = clap_complete::engine::ArgValueCandidates::new(crate::cli::complete::images))]
     pub names: Vec<String>,
 }
 
@@ -40,6 +41,7 @@ pub struct RemoveArgs {
 #[derive(Debug, Args, Clone)]
 pub struct SaveArgs {
     /// Image: a name, or a digest or its beginning
+    #[arg(add = clap_complete::engine::ArgValueCandidates::new(crate::cli::complete::images))]
     pub image: String,
     /// File [default: standard output]
     #[arg(short, long, value_name = "FILE")]

@@ -17,6 +17,7 @@ use crate::{
 #[derive(Debug, Args, Clone)]
 pub struct InspectArgs {
     /// Image of the store: a name, or a digest or its beginning
+    #[arg(add = clap_complete::engine::ArgValueCandidates::new(crate::cli::complete::images))]
     pub image: String,
     /// Of an index, the image of this platform
     #[arg(long, value_name = "PLATFORM")]
@@ -30,6 +31,7 @@ pub struct InspectArgs {
 #[derive(Debug, Args, Clone)]
 pub struct HistoryArgs {
     /// Image of the store: a name, or a digest or its beginning
+    #[arg(add = clap_complete::engine::ArgValueCandidates::new(crate::cli::complete::images))]
     pub image: String,
     /// Of an index, the image of this platform
     #[arg(long, value_name = "PLATFORM")]

@@ -9,7 +9,7 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
 use crate::{
     build::{self, Event, Progress, Request},
-    cli::args::BuildArgs,
+    cli::{args::BuildArgs, failure::in_repository, progress},
     dockerfile::{self, lint::Warning},
 };
 
@@ -18,6 +18,7 @@ pub struct Watcher {
     inner: Arc<dyn Progress>,
     warnings: Mutex<Vec<Warning>>,
     unused_args: Mutex<Vec<(String, Option<String>)>>,
+    dockerfile: String,
 }
 
 /// How warnings are shown at the end of a build.
@@ -44,9 +45,9 @@ impl Shown {
 }
 
 impl Watcher {
-    /// Nothing was found yet.
-    pub fn new(inner: Arc<dyn Progress>) -> Self {
-        Self { inner, warnings: Mutex::default(), unused_args: Mutex::default() }
+    /// Nothing was found yet in the Dockerfile of this name.
+    pub fn new(inner: Arc<dyn Progress>, dockerfile: &str) -> Self {
+        Self { inner, warnings: Mutex::default(), unused_args: Mutex::default(), dockerfile: dockerfile.to_owned() }
     }
 
     /// Looks for `--build-arg`s that the Dockerfile does not know.
@@ -56,8 +57,8 @@ impl Watcher {
         *self.unused_args.lock().expect("no holder panics") = build::unused_build_args(&dockerfile, options);
     }
 
-    /// Shows what was found, once.
-    pub fn show(&self, shown: Shown) {
+    /// Shows what was found, once, and gives it.
+    pub fn show(&self, shown: Shown) -> Vec<Warning> {
         let warnings = std::mem::take(&mut *self.warnings.lock().expect("no holder panics"));
         let unused = std::mem::take(&mut *self.unused_args.lock().expect("no holder panics"));
         let mut err = std::io::stderr().lock();
@@ -66,6 +67,14 @@ impl Watcher {
         }
         let _ = match shown {
             Shown::Not => Ok(()),
+            // The runner shows them in the log too.
+            Shown::Text if progress::Place::here().ci == Some(progress::Ci::GitHub) => {
+                let path = in_repository(&self.dockerfile);
+                let mark = |warning: &Warning| {
+                    progress::annotation("warning", &path, warning.line, 1, &format!("{}: {}", warning.rule, warning.message))
+                };
+                warnings.iter().try_for_each(|warning| writeln!(err, "{}", mark(warning)))
+            }
             Shown::Text => write!(err, "{}", list(&warnings)),
             Shown::Json => warnings.iter().try_for_each(|warning| {
                 let time = jiff::Timestamp::now().to_string();
@@ -74,6 +83,7 @@ impl Watcher {
                 writeln!(err, "{line}")
             }),
         };
+        warnings
     }
 }
 

@@ -6,6 +6,7 @@ mod build;
 mod cache;
 mod cache_mounts;
 mod call;
+mod complete;
 mod container;
 mod contexts;
 mod copy;
@@ -30,6 +31,7 @@ mod ports;
 mod progress;
 mod provenance;
 mod push;
+mod quality;
 mod report;
 mod reproducible;
 mod request;
@@ -53,6 +55,8 @@ use failure::{EXIT_USAGE, Failure};
 /// The whole program. Call it first thing in `main`, while there is one thread.
 pub fn main() -> ExitCode {
     crate::sandbox::init_if_asked();
+    // Answers a shell that completes, and ends.
+    clap_complete::CompleteEnv::with_factory(complete::command).var(complete::VARIABLE).bin("rbuild").complete();
     let words = args::with_default_verb(std::env::args_os().collect());
     let is_run = words.get(1).is_some_and(|verb| verb == "run");
     let cli = match Cli::try_parse_from(words) {

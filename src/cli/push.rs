@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug, Args, Clone)]
 pub struct PushArgs {
     /// Names of images of the store
-    #[arg(required = true, value_name = "NAME[:TAG]")]
+    #[arg(required = true, value_name = "NAME[:TAG]", add = clap_complete::engine::ArgValueCandidates::new(crate::cli::complete::images))]
     pub names: Vec<String>,
     /// Push it under this name instead of its own; repeatable
     #[arg(long = "as", value_name = "NAME[:TAG]")]

@@ -40,7 +40,7 @@ const LENT_START: &str =
 #[derive(Debug, Args, Clone)]
 pub struct ShellArgs {
     /// Number or part of the name of a step that failed, or an image [default: the step that failed last]
-    #[arg(value_name = "STEP|IMAGE")]
+    #[arg(value_name = "STEP|IMAGE", add = clap_complete::engine::ArgValueCandidates::new(crate::cli::complete::places))]
     pub place: Option<String>,
     /// Command instead of a shell
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -4,7 +4,7 @@ use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Args, CommandFactory};
 
-use crate::cli::{args::Cli, failure::Failure};
+use crate::cli::{args::Cli, complete, failure::Failure};
 
 /// Topics and their texts.
 const TOPICS: [(&str, &str); 7] = [
@@ -85,6 +85,9 @@ const PROGRESS: &str = "\
   --progress=quiet     the image's id alone; a failed step's output
   --progress=rawjson   one JSON object a line, on standard error
 
+In GitHub's and Forgejo's logs warnings and the error mark the Dockerfile's lines. GitLab takes them from a file:
+`--code-quality FILE`, and in the job `artifacts: {when: always, reports: {codequality: FILE}}`.
+
 NO_COLOR takes the colours away; BUILDKIT_PROGRESS is the default of --progress.
 
 rawjson: every object has `time` (RFC 3339) and `event`, and those about a step its number in `step`.
@@ -96,7 +99,9 @@ rawjson: every object has `time` (RFC 3339) and `event`, and those about a step 
   note       text; step is null when it is about the build
   finished   seconds
   failed     seconds, error
+  warning    rule, text, line, url
   built      digest, names, size_bytes, layers
+A build that fails ends with its error as text, as `error: ..`.
 ";
 
 const REPORT: &str = "\
@@ -129,7 +134,8 @@ Each step:
 /// `rbuild help`.
 #[derive(Debug, Args, Clone)]
 pub struct HelpArgs {
-    /// A verb or a topic: caches, rungs, secrets, reproducibility, progress, report
+    /// A verb or a topic: flags, caches, rungs, secrets, reproducibility, progress, report
+    #[arg(add = clap_complete::engine::ArgValueCandidates::new(complete::topics))]
     pub topic: Option<String>,
 }
 
@@ -145,6 +151,11 @@ pub struct CompletionsArgs {
 pub struct ManArgs {
     /// Directory for a page of each verb; without it the first page goes to standard output
     pub directory: Option<PathBuf>,
+}
+
+/// Names of topics.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    TOPICS.iter().map(|(name, _)| *name)
 }
 
 /// Shows the help of rbuild, a verb or a topic.
@@ -171,12 +182,27 @@ pub fn help(args: &HelpArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Prints a completion script.
+/// Prints a completion script. Those of bash, zsh and fish ask rbuild itself, which knows stages and images.
 pub fn completions(args: &CompletionsArgs) -> Result<ExitCode, Failure> {
     let mut text = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "rbuild", &mut text);
+    let shells = clap_complete::env::Shells::builtins();
+    match shells.completer(&args.shell.to_string()) {
+        Some(shell) => {
+            let program = std::env::current_exe().ok().and_then(|path| path.to_str().map(str::to_owned));
+            let program = if is_on_path() { "rbuild".to_owned() } else { program.unwrap_or_else(|| "rbuild".to_owned()) };
+            shell
+                .write_registration(complete::VARIABLE, "rbuild", "rbuild", &program, &mut text)
+                .map_err(|error| Failure::new(format!("cannot write the script: {error}")))?;
+        }
+        None => clap_complete::generate(args.shell, &mut Cli::command(), "rbuild", &mut text),
+    }
     let _ = std::io::stdout().write_all(&text);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a shell would find rbuild by its name.
+fn is_on_path() -> bool {
+    crate::cli::environment::search_path().iter().any(|directory| directory.join("rbuild").is_file())
 }
 
 /// Writes man pages.

@@ -140,6 +140,7 @@ fn build_args(call: &Call) -> Result<BuildArgs, Failure> {
         tag_digest: false,
         iidfile: None,
         metadata_file: None,
+        code_quality: None,
         provenance: None,
         cache_from: Vec::new(),
         cache_to: Vec::new(),

@@ -25,6 +25,7 @@ const DATA: &str = "@DATA@";
 #[derive(Debug, Args, Clone)]
 pub struct ReportArgs {
     /// Build: its id or a part of it [default: the newest]
+    #[arg(add = clap_complete::engine::ArgValueCandidates::new(crate::cli::complete::builds))]
     pub build: Option<String>,
     /// Write a page for a browser to FILE (`-`: standard output)
     #[arg(long, value_name = "FILE")]
@@ -40,6 +41,8 @@ struct Shown {
     report: Report,
     /// Steps of the critical path, the first first.
     critical: Vec<usize>,
+    /// The step at its end whose layer was still being packed when all steps were over.
+    critical_pack: Option<usize>,
     /// How long the build would have taken with any number of workers.
     critical_ms: u64,
     /// Why steps ran, in words.
@@ -69,9 +72,12 @@ pub fn report(cli: &Cli, args: &ReportArgs) -> Result<ExitCode, Failure> {
         return Err(Failure::usage(format!("{step} is a step; a report is of a whole build")).with_hint(format!("`rbuild why {step}`")));
     }
     let report = history::report(&build)?;
+    let path = critical_path(&report.steps);
+    let packed = path.last().copied().filter(|step| packed_ms(step) > end_ms(step));
     let shown = Shown {
-        critical: critical_path(&report.steps).iter().map(|step| step.step).collect(),
-        critical_ms: critical_path(&report.steps).iter().map(|step| worked_ms(step)).sum(),
+        critical: path.iter().map(|step| step.step).collect(),
+        critical_pack: packed.map(|step| step.step),
+        critical_ms: path.iter().map(|step| worked_ms(step)).sum::<u64>() + packed.map_or(0, |step| packed_ms(step) - end_ms(step)),
         why: report.steps.iter().filter_map(|step| Some((step.step, step.why.as_ref()?.lines()))).collect(),
         layers: layers(&store, &report)?,
         report,
@@ -99,6 +105,11 @@ fn end_ms(step: &StepReport) -> u64 {
     (step.started_ms + step.duration_ms).max(pulled)
 }
 
+/// When its layer was packed too, which no other step waits for, but the image does.
+fn packed_ms(step: &StepReport) -> u64 {
+    step.pack_started_ms.map_or(0, |began| began + step.pack_ms).max(end_ms(step))
+}
+
 /// How long a step kept those that need it waiting, pulls of its base included.
 fn worked_ms(step: &StepReport) -> u64 {
     let began = step.transfers.iter().map(|transfer| transfer.started_ms).min().unwrap_or(step.started_ms).min(step.started_ms);
@@ -110,7 +121,7 @@ fn critical_path(steps: &[StepReport]) -> Vec<&StepReport> {
     let worked = |step: &&StepReport| matches!(step.result, StepResult::Done | StepResult::Failed);
     let by_number: BTreeMap<usize, &StepReport> = steps.iter().map(|step| (step.step, step)).collect();
     let mut path = Vec::new();
-    let mut next = steps.iter().filter(worked).max_by_key(|step| end_ms(step));
+    let mut next = steps.iter().filter(worked).max_by_key(|step| packed_ms(step));
     while let Some(step) = next {
         path.push(step);
         let inputs = step.inputs.iter().filter(|number| **number < step.step).filter_map(|number| by_number.get(number).copied());
@@ -133,8 +144,7 @@ fn layers(store: &Store, report: &Report) -> Result<Vec<ShownLayer>, Failure> {
         let listing = export::list(store, &image, false).map_err(|error| Failure::new(chain(&error)))?;
         let trees = tree::trees(&listing);
         for ((layer, facts), tree) in result.layers.iter().zip(&listing.layers).zip(trees) {
-            let by = layer.created_by.split_whitespace().collect::<Vec<_>>().join(" ");
-            let by = if by.is_empty() { "base image".to_owned() } else { by };
+            let by = made_by(&layer.created_by);
             list.push(ShownLayer {
                 platform: result.platform.clone(),
                 digest: layer.layer.descriptor.digest.to_string(),
@@ -148,6 +158,17 @@ fn layers(store: &Store, report: &Report) -> Result<Vec<ShownLayer>, Failure> {
         }
     }
     Ok(list)
+}
+
+/// As the Dockerfile has it.
+fn made_by(created_by: &str) -> String {
+    let words = created_by.split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = words.strip_suffix(" # buildkit").unwrap_or(&words);
+    match text.strip_prefix("RUN /bin/sh -c ") {
+        Some(command) => format!("RUN {command}"),
+        None if text.is_empty() => "base image".to_owned(),
+        None => text.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -172,6 +193,21 @@ mod tests {
         let steps = [cached, step(2, &[1], 10, 100), step(3, &[1], 10, 500), step(4, &[2, 3], 510, 50), step(5, &[2], 110, 20)];
         let numbers: Vec<usize> = critical_path(&steps).iter().map(|step| step.step).collect();
         assert_eq!(numbers, [3, 4]);
+    }
+
+    #[test]
+    fn a_layer_that_is_packed_last_ends_the_critical_path() {
+        let packed = StepReport { pack_started_ms: Some(100), pack_ms: 900, ..step(1, &[], 0, 100) };
+        let steps = [packed, step(2, &[1], 100, 50)];
+        let path: Vec<usize> = critical_path(&steps).iter().map(|step| step.step).collect();
+        assert_eq!((path, packed_ms(&steps[0])), (vec![1], 1000));
+    }
+
+    #[test]
+    fn layers_are_named_as_in_the_dockerfile() {
+        assert_eq!(made_by("RUN /bin/sh -c make  all # buildkit"), "RUN make all");
+        assert_eq!(made_by("RUN |1 A=b /bin/sh -c make # buildkit"), "RUN |1 A=b /bin/sh -c make");
+        assert_eq!([made_by("COPY a / # buildkit"), made_by("")], ["COPY a /", "base image"]);
     }
 
     #[test]

@@ -41,7 +41,8 @@ fn head(shown: &Shown) -> String {
     out.push_str(&format!("build {}, {}, rung {}\n", report.id, report.platforms.join(", "), report.rung));
     out.push_str(&format!("{cached} of {} steps cached", work.len()));
     if !path.is_empty() {
-        out.push_str(&format!("; critical path {}: {}", elapsed(shown.critical_ms), path.join(" ")));
+        let packed = shown.critical_pack.map_or("", |_| " and its layer's packing");
+        out.push_str(&format!("; critical path {}: {}{packed}", elapsed(shown.critical_ms), path.join(" ")));
     }
     out.push('\n');
     report.notes.iter().for_each(|note| out.push_str(&format!("{note}\n")));

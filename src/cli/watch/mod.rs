@@ -47,12 +47,12 @@ pub struct WatchArgs {
     /// Run the image, and run it anew after each build that changed it
     #[arg(long)]
     pub run: bool,
-    /// What the container gets
-    #[command(flatten)]
-    pub container: ContainerArgs,
     /// As for `rbuild build`
     #[command(flatten)]
     pub build: BuildArgs,
+    /// What the container gets
+    #[command(flatten)]
+    pub container: ContainerArgs,
     /// Command of the container instead of the image's
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
@@ -168,7 +168,7 @@ impl Session<'_> {
             Some((_, reporter)) => reporter.clone(),
             None => brief.clone(),
         };
-        let warnings = Arc::new(lint::Watcher::new(inner));
+        let warnings = Arc::new(lint::Watcher::new(inner, &request.dockerfile_name));
         let steps = write::Steps::new(warnings.clone());
         let after = shell::OnError::of(build)?;
         let mut stale = None;
@@ -192,7 +192,7 @@ impl Session<'_> {
             } else {
                 reporter.stop()
             }
-            warnings.show(lint::Shown::of(build));
+            let _ = warnings.show(lint::Shown::of(build));
         }
         if stale.is_some() {
             return Ok(stale);
