@@ -178,3 +178,31 @@ fn flags_of_run_steps_reach_them() {
     fs::set_permissions(bed.path("key"), fs::Permissions::from_mode(0o600)).unwrap();
     run(&["--ssh", "default=../key"]).fails_with(2).says("is not the socket of an agent");
 }
+
+#[test]
+fn warnings_and_the_error_mark_lines_of_a_merge_request() {
+    let bed = Bed::caller();
+    bed.dockerfile("FROM alpine\nMAINTAINER me\nRUN echo said; exit 3\n");
+    let top = bed.path("context");
+    let mut command = bed.command(&["build", "--progress", "plain", "--code-quality", "quality.json", "."]);
+    command.env("GITLAB_CI", "true").env("CI_PROJECT_DIR", top.parent().unwrap());
+    Outcome::of(command).fails();
+    let text = std::fs::read_to_string(top.join("quality.json")).unwrap();
+    let found: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let marks: Vec<_> = found.as_array().unwrap().iter().map(|mark| (mark["severity"].as_str(), &mark["location"])).collect();
+    let location = |line: usize| serde_json::json!({"path": "context/Dockerfile", "lines": {"begin": line}});
+    assert_eq!(marks, [(Some("minor"), &location(2)), (Some("blocker"), &location(3))], "{text}");
+    assert_eq!(found[1]["fingerprint"].as_str().map(str::len), Some(64));
+
+    let mut command = bed.command(&["build", "."]);
+    command.env("GITHUB_ACTIONS", "true").env("GITHUB_WORKSPACE", top.parent().unwrap());
+    let outcome = Outcome::of(command);
+    outcome.fails().says("::warning file=context/Dockerfile,line=2,col=1::MaintainerDeprecated: ");
+    outcome.says("::error file=context/Dockerfile,line=3,col=1::").says("::group::#2 [2/2] RUN echo said; exit 3\n#2 ");
+    // Once.
+    assert_eq!(outcome.err.matches("MaintainerDeprecated").count(), 1, "{outcome}");
+
+    bed.dockerfile("FROM scratch\nCOPPY a /\n");
+    bed.build(&["--code-quality", "quality.json"]).fails();
+    assert!(std::fs::read_to_string(top.join("quality.json")).unwrap().contains("unknown instruction"));
+}

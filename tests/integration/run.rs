@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::Bed;
+use crate::support::{Bed, Pty};
 
 /// A bed with an image `app` that serves /www on port 8080.
 fn with_app(bed: &Bed) {
@@ -122,22 +122,66 @@ fn signals_reach_the_program_once() {
 }
 
 #[test]
-fn a_terminal_has_its_size_and_signals() {
+fn a_terminal_is_the_containers_own_with_its_size_keys_and_signals() {
+    for bed in Bed::each_user() {
+        with_app(&bed);
+        let mut command = bed.command(&["run", "-it", "-e", "PS1=ready> ", "app", "sh"]);
+        command.env("TERM", "vt100");
+        let mut terminal = Pty::start(&command, 33, 77);
+        terminal.wait_for("ready> ");
+        terminal.press("stty size; tty; echo $TERM\r");
+        terminal.wait_for("33 77\r\n/dev/pts/0\r\nvt100\r\n");
+        // The window becomes larger while something runs that wants to know.
+        terminal.press("sh -c 'trap \"stty size\" WINCH; echo wa\"\"iting; while :; do sleep 0.05; done'\r");
+        terminal.wait_for("waiting");
+        terminal.resize(40, 100);
+        terminal.wait_for("40 100");
+        // Ctrl-C is the container's: the loop ends, the shell stays.
+        terminal.press("\u{3}");
+        terminal.wait_for("ready> ");
+        terminal.press("sh -c 'echo be\"\"gun; exec sleep 1000'\r");
+        terminal.wait_for("begun");
+        terminal.press("\u{3}");
+        terminal.wait_for("ready> ");
+        // A line that cat has until Ctrl-D.
+        terminal.press("cat | tr a-z A-Z\rshout\r\u{4}");
+        terminal.wait_for("SHOUT");
+        terminal.press("exit 42\r");
+        assert_eq!(terminal.end(), Some(42), "{:?}", terminal.seen);
+    }
+}
+
+#[test]
+fn a_build_can_end_in_a_shell_where_it_failed() {
     let bed = Bed::caller();
-    with_app(&bed);
-    // script(1) has the terminal that we have not.
-    let line = format!(
-        "stty rows 33 cols 77; {} run -it app sh -c 'stty size; trap \"exit 6\" INT; kill -INT 0; sleep 9'",
-        env!("CARGO_BIN_EXE_rbuild")
-    );
-    let mut command = Command::new("script");
-    command.args(["-qec", &line, "/dev/null"]).env("RBUILD_STORE", bed.store()).env("HOME", bed.path("home")).stdin(Stdio::null());
-    let output = match command.output() {
-        Err(error) => return eprintln!("skipped: no script(1): {error}"),
-        Ok(output) => output,
-    };
-    assert_eq!(output.status.code(), Some(6), "{output:?}");
-    assert!(String::from_utf8_lossy(&output.stdout).contains("33 77"), "{output:?}");
+    bed.dockerfile("FROM alpine\nWORKDIR /src\nENV MODE=test\nRUN echo left > behind; echo said; exit 3\n");
+    let mut command = bed.command(&["build", "--on-error=shell", "."]);
+    command.env("TERM", "xterm");
+    let mut terminal = Pty::start(&command, 30, 100);
+    terminal.wait_for("the command that failed: /bin/sh -c 'echo left > behind; echo said; exit 3'");
+    terminal.press("echo $MODE $(pwd) $(cat behind)\r");
+    terminal.wait_for("test /src left\r\n");
+    terminal.press("exit 5\r");
+    // The build has failed, whatever the shell says.
+    assert_eq!(terminal.end(), Some(1), "{:?}", terminal.seen);
+    bed.run(&["shell", "3", "cat", "behind"]).succeeds().says("left");
+}
+
+#[test]
+fn files_of_a_failed_step_are_brought_out_and_nothing_of_it_is_cached() {
+    for bed in Bed::each_user() {
+        bed.dockerfile("FROM alpine\nWORKDIR /src\nRUN mkdir reports; echo junit > reports/a.xml; seq 1 30; exit 7\n");
+        let out = bed.path("out/reports").display().to_string();
+        let arguments = ["--on-error-copy", &format!("reports:{out}"), "--on-error-copy", "/nothing:/nowhere"];
+        let outcome = bed.build(&arguments);
+        outcome.fails_with(1).says("exit code: 7").says("the last 20 of 30 lines of").says("\n11\n").says("cannot copy /nothing");
+        assert_eq!(std::fs::read_to_string(bed.path("out/reports/a.xml")).unwrap(), "junit\n");
+        let copied = bed.path("out/again.xml").display().to_string();
+        bed.run(&["shell", "--copy", &format!("reports/a.xml:{copied}")]).succeeds();
+        bed.run(&["logs", "3"]).succeeds().says("1\n2\n3\n");
+        // It runs again, from what stood before it.
+        bed.build(&[]).fails_with(1).says("exit code: 7").does_not_say("File exists");
+    }
 }
 
 #[test]

@@ -4,6 +4,8 @@
 mod bed;
 mod fake;
 mod image;
+mod lines;
+mod pty;
 mod registry;
 mod user;
 mod web;
@@ -11,6 +13,8 @@ mod web;
 pub use bed::{Bed, Outcome, checkout};
 pub use fake::{FakeRegistry, Reply, Request};
 pub use image::{Image, Layer, digest};
+pub use lines::Lines;
+pub use pty::Pty;
 pub use registry::Registry;
 pub use user::{User, binary};
 pub use web::{Page, Web};
