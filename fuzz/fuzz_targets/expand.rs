@@ -1,17 +1,8 @@
-//! Any word expands or is refused: no panic, no more than the documented memory.
-//! `cargo +nightly fuzz run expand -- -timeout=1 -max_len=65536`
+//! See `expansion` in `bodies.rs`. `cargo +nightly fuzz run expand -- -timeout=1 -max_len=65536`
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use rbuild::dockerfile::expand::{Options, expand, expand_heredoc};
-use std::collections::BTreeMap;
+#[path = "../bodies.rs"]
+#[allow(dead_code)]
+mod bodies;
 
-fuzz_target!(|input: (&str, &str, bool)| {
-    let (text, value, backtick) = input;
-    let environment: BTreeMap<String, String> = [("a".to_owned(), value.to_owned()), ("b".to_owned(), String::new())].into();
-    let escape = if backtick { '`' } else { '\\' };
-    for options in [Options::default(), Options { raw_quotes: true, skip_unset: true, ..Options::default() }] {
-        let _ = expand(text, escape, options, &environment);
-    }
-    let _ = expand_heredoc(text, &environment);
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::expansion(data));

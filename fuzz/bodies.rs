@@ -1,0 +1,146 @@
+//! What every fuzz target does with its bytes. Shared by the targets, which run for as long as you like, and by
+//! `tests/fuzz.rs`, which runs a few thousand seeded mutations on every change.
+//! A body panics when a promise is broken; what is refused is fine.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use rbuild::{
+    context,
+    dockerfile::{
+        expand::{Options, expand, expand_heredoc},
+        git_reference, glob,
+        ignore::IgnoreFile,
+        lint, parse_trigger, print,
+        spans::forget_layout,
+    },
+    snapshot::{ApplyOptions, Limits, Ownership, apply_layer},
+    sys::root::RootDir,
+};
+
+/// A name and what to do with bytes.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+#[allow(dead_code)]
+pub const TARGETS: [Target; 6] = [
+    ("parse", parse),
+    ("expand", expansion),
+    ("ignore", ignore),
+    ("git_reference", git),
+    ("layer", layer),
+    ("context_archive", context_archive),
+];
+
+/// Any text parses or is refused; what parses prints and reads back as the same tree; lint survives it.
+pub fn parse(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let _ = parse_trigger(text);
+    let Ok(file) = rbuild::dockerfile::parse(text) else { return };
+    let _ = lint::check(&file, text, &lint::Options { all_stages: true, ..lint::Options::default() });
+    let file = forget_layout(file);
+    let printed = print(&file);
+    let again = rbuild::dockerfile::parse(&printed).unwrap_or_else(|error| panic!("{error}\n{printed}"));
+    assert_eq!(forget_layout(again), file, "{printed}");
+}
+
+/// Any word expands or is refused. The first byte chooses the escape, the text up to a NUL is a variable's value.
+pub fn expansion(data: &[u8]) {
+    let Some((first, rest)) = data.split_first() else { return };
+    let Ok(rest) = std::str::from_utf8(rest) else { return };
+    let (value, text) = rest.split_once('\0').unwrap_or(("value", rest));
+    let environment: BTreeMap<String, String> = [("a".to_owned(), value.to_owned()), ("b".to_owned(), String::new())].into();
+    let escape = if first % 2 == 0 { '\\' } else { '`' };
+    for options in [Options::default(), Options { raw_quotes: true, skip_unset: true, ..Options::default() }] {
+        let _ = expand(text, escape, options, &environment);
+    }
+    let _ = expand_heredoc(text, &environment);
+}
+
+/// Any ignore file compiles or is refused, and a walk agrees with asking. A path, a NUL, the file.
+pub fn ignore(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Some((path, patterns)) = text.split_once('\0') else { return };
+    let Ok(file) = IgnoreFile::parse(patterns) else { return };
+    let path = glob::clean(path);
+    if path.starts_with(['/', '.']) {
+        return;
+    }
+    let matcher = file.matcher();
+    let mut below = matcher.root();
+    for (at, _) in path.match_indices('/') {
+        let (ignored, next) = matcher.enter(&path[..at], &below);
+        if ignored && matcher.can_skip_directory(&path[..at]) {
+            assert!(file.matches(&path));
+            return;
+        }
+        below = next;
+    }
+    assert_eq!(matcher.matches_below(&path, &below), file.matches(&path));
+}
+
+/// Any text is a git reference, none, or refused; what is taken holds nothing that git would take for an option.
+pub fn git(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(Some(git)) = git_reference::parse(text) else { return };
+    assert!(!git.remote.starts_with('-') && !git.remote.contains(char::is_control));
+    assert!(git.reference.is_none_or(|reference| git_reference::is_valid_ref(&reference)));
+    assert!(git.subdirectory.is_none_or(|path| !path.starts_with('/') && !path.split('/').any(|part| part == "..")));
+}
+
+/// Small bounds, so that a broken one shows.
+fn limits() -> Limits {
+    Limits { metadata_size: 64 << 10, path_length: 4096, entries: 2000, total_size: 4 << 20 }
+}
+
+/// Any archive is a layer or is refused; nothing is written beside the layer's directory.
+pub fn layer(data: &[u8]) {
+    let data = with_checksums(data);
+    beside_nothing(|inside| {
+        let lower = inside.join("lower");
+        let dest = inside.join("dest");
+        fs::create_dir_all(lower.join("d/e")).unwrap();
+        fs::write(lower.join("d/f"), "below").unwrap();
+        std::os::unix::fs::symlink("/", lower.join("root")).unwrap();
+        std::os::unix::fs::symlink("../../..", lower.join("up")).unwrap();
+        fs::create_dir(&dest).unwrap();
+        let ownership = Ownership::Record;
+        let options = ApplyOptions { ownership, limits: limits() };
+        let lowers = || RootDir::open(&lower).map(|root| vec![root]);
+        let _ = apply_layer(&data[..], &RootDir::open(&dest).unwrap(), &lowers, &options);
+        assert_eq!(fs::read(lower.join("d/f")).unwrap(), b"below", "a layer below was changed");
+    });
+}
+
+/// Any stream is a context or is refused; nothing is written beside the context's directory.
+pub fn context_archive(data: &[u8]) {
+    let data = with_checksums(data);
+    beside_nothing(|inside| {
+        let _ = context::read_stream(&data[..], "fuzz", inside, limits());
+    });
+}
+
+/// Mutations break the headers' checksums; with right ones the bytes behind them matter.
+fn with_checksums(data: &[u8]) -> Vec<u8> {
+    let mut data = data.to_vec();
+    for block in data.chunks_exact_mut(512) {
+        if &block[257..262] == b"ustar" {
+            let sum: u32 = block.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) }).sum();
+            block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        }
+    }
+    data
+}
+
+/// Runs `body` in a directory of a directory, and looks whether only the inner one changed.
+fn beside_nothing(body: impl FnOnce(&Path)) {
+    let outside = tempfile::tempdir().unwrap();
+    let inside = outside.path().join("inside");
+    fs::create_dir(&inside).unwrap();
+    fs::write(outside.path().join("canary"), "untouched").unwrap();
+    body(&inside);
+    let names: Vec<_> = fs::read_dir(outside.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 2, "something was written outside: {names:?}");
+    assert_eq!(fs::read(outside.path().join("canary")).unwrap(), b"untouched");
+    assert!(!Path::new("/rbuild-fuzz-escape").exists(), "something was written at an absolute path");
+    let _ = rbuild::sys::remove::remove_tree(&inside);
+}

@@ -1,0 +1,8 @@
+//! See `layer` in `bodies.rs`. `cargo +nightly fuzz run layer -- -timeout=1 -max_len=65536`
+#![no_main]
+
+#[path = "../bodies.rs"]
+#[allow(dead_code)]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::layer(data));

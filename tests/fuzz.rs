@@ -1,0 +1,195 @@
+//! The short run of the fuzz targets: what each does with its corpus and with some thousands of mutations of it. The
+//! mutations come from a seed, `RBUILD_FUZZ_SEED`, which is 1 unless given and which a failure names; `RBUILD_FUZZ_RUNS` is how many.
+
+#[path = "../fuzz/bodies.rs"]
+mod bodies;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Inputs that reach deep, per target.
+fn corpus(target: &str) -> Vec<Vec<u8>> {
+    let texts: &[&str] = match target {
+        "parse" => {
+            let mut list: Vec<Vec<u8>> = Vec::new();
+            for entry in std::fs::read_dir("testdata/dockerfile").unwrap() {
+                list.extend(std::fs::read(entry.unwrap().path().join("Dockerfile")));
+            }
+            assert!(list.len() > 40);
+            return list;
+        }
+        "expand" => {
+            &["0x\0${a:-${b:+c}}", "1x\0`$a ${a#*.} ${a%%?}", "0a.b.c\0${a//./-}${a/[a-z]/\\/} 'q $a' \"d $a\\\"\"", "0\0${a:?m} $1 $@ ${"]
+        }
+        "ignore" => &["a/b/c\0*\n!a\n!a/**/c\n# x\n", "d/e\0**/e\n/d\n[a-z]?\n\\!x\n", "x/y/z\0x/*/z\n!x/y\n!**\n../q\n"],
+        "git_reference" => &[
+            "https://host/r.git#ref:dir",
+            "git@host:r.git?branch=a&subdir=b",
+            "ssh://u@host:22/r.git?checksum=0123456789abcdef0123456789abcdef01234567&keep-git-dir=1",
+            "git://host/r?tag=v1&submodules=0#x",
+            "github.com/a/b.git#:sub",
+        ],
+        _ => return archives(),
+    };
+    texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
+/// Archives with the names and links that hurt.
+fn archives() -> Vec<Vec<u8>> {
+    let names = [
+        "d/",
+        "d/f",
+        "./a",
+        "../up",
+        "/rbuild-fuzz-escape",
+        "root/rbuild-fuzz-escape",
+        "up/x",
+        "d/.wh.f",
+        ".wh.d",
+        "d/.wh..wh..opq",
+        "l",
+        "l/x",
+        "d",
+    ];
+    let kinds = [b'5', b'0', b'0', b'0', b'0', b'0', b'0', b'0', b'0', b'0', b'2', b'0', b'2'];
+    let mut list = Vec::new();
+    for (rotation, target) in ["/", "..", "d", "l", "../../..", "d/f"].iter().enumerate() {
+        let mut archive = Vec::new();
+        for at in 0..names.len() {
+            let at = (at * (rotation + 1) + rotation) % names.len();
+            archive.extend(entry(names[at], kinds[at], target, if kinds[at] == b'0' { b"text" } else { b"" }));
+            if at % 4 == rotation % 4 {
+                archive.extend(entry(
+                    "pax",
+                    b'x',
+                    "",
+                    &[record("path", "d/er\nx"), record("mtime", "1700000000.123456789"), record("SCHILY.xattr.user.a", "b")].concat(),
+                ));
+                archive.extend(entry("h", b'1', target, b""));
+                archive.extend(entry("dev", b'3', "", b""));
+                archive.extend(entry("fifo", b'6', "", b""));
+            }
+        }
+        archive.extend([0; 1024]);
+        list.push(archive);
+    }
+    list
+}
+
+/// A PAX record, which says its own length.
+fn record(key: &str, value: &str) -> Vec<u8> {
+    let rest = key.len() + value.len() + 3;
+    let length = (1..=4).map(|digits| rest + digits).find(|length| length.to_string().len() + rest == *length).unwrap();
+    format!("{length} {key}={value}\n").into_bytes()
+}
+
+fn entry(name: &str, kind: u8, link: &str, content: &[u8]) -> Vec<u8> {
+    let mut block = vec![0u8; 512];
+    block[..name.len()].copy_from_slice(name.as_bytes());
+    block[100..108].copy_from_slice(b"0000755\0");
+    block[108..116].copy_from_slice(b"0000000\0");
+    block[116..124].copy_from_slice(b"0000000\0");
+    block[124..136].copy_from_slice(format!("{:011o}\0", content.len()).as_bytes());
+    block[136..148].copy_from_slice(b"14000000000\0");
+    block[156] = kind;
+    block[157..157 + link.len()].copy_from_slice(link.as_bytes());
+    block[257..265].copy_from_slice(b"ustar\x0000");
+    block.extend(content);
+    block.resize(block.len().div_ceil(512) * 512, 0);
+    block
+}
+
+/// SplitMix64: small, and the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound.max(1) as u64) as usize
+    }
+}
+
+/// A few changes of an input: bytes, words that mean something, pieces of other inputs, whole tar blocks.
+fn mutated(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
+    const WORDS: [&[u8]; 22] = [
+        b"${",
+        b"}",
+        b"<<EOF\n",
+        b"EOF\n",
+        b"\\\n",
+        b"\"",
+        b"'",
+        b"FROM ",
+        b"ONBUILD ",
+        b"--mount=",
+        b"[\"a\"]",
+        b"# escape=`\n",
+        b"**",
+        b"!",
+        b"..",
+        b"/",
+        b"\0",
+        b":-",
+        b"//",
+        b"\xff\xff\xff\xff",
+        b"77777777777\0",
+        b".wh.",
+    ];
+    let mut data = corpus[random.below(corpus.len())].clone();
+    for _ in 0..=random.below(6) {
+        let at = random.below(data.len() + 1);
+        match random.below(7) {
+            0 if at < data.len() => data[at] ^= 1 << random.below(8),
+            1 if at < data.len() => data[at] = random.next() as u8,
+            2 => data.splice(at..at, WORDS[random.below(WORDS.len())].iter().copied()).for_each(drop),
+            3 => data.truncate(at.max(1)),
+            4 => {
+                let other = &corpus[random.below(corpus.len())];
+                let from = random.below(other.len() + 1);
+                let to = (from + random.below(600)).min(other.len());
+                data.splice(at..at, other[from..to].iter().copied()).for_each(drop);
+            }
+            5 => {
+                let end = (at + random.below(40)).min(data.len());
+                data.drain(at..end);
+            }
+            _ if data.len() >= 1024 => {
+                let blocks = data.len() / 512;
+                let (from, to) = (random.below(blocks) * 512, random.below(blocks) * 512);
+                let block = data[from..from + 512].to_vec();
+                data.splice(to..to, block).for_each(drop);
+            }
+            _ => {}
+        }
+    }
+    data
+}
+
+#[test]
+fn targets_hold_for_their_corpus_and_for_mutations_of_it() {
+    let number = |name: &str, otherwise: u64| std::env::var(name).map_or(otherwise, |text| text.parse().expect(name));
+    let seed = number("RBUILD_FUZZ_SEED", 1);
+    for (name, body) in bodies::TARGETS {
+        let corpus = corpus(name);
+        let slow = matches!(name, "layer" | "context_archive");
+        let runs = number("RBUILD_FUZZ_RUNS", if slow { 800 } else { 4000 });
+        let mut random = Random(seed);
+        for run in 0..runs + corpus.len() as u64 {
+            let data = corpus.get(run as usize).cloned().unwrap_or_else(|| mutated(&corpus, &mut random));
+            if let Err(cause) = catch_unwind(AssertUnwindSafe(|| body(&data))) {
+                let text = cause.downcast_ref::<String>().map(String::as_str).or(cause.downcast_ref::<&str>().copied());
+                panic!(
+                    "{name} fails in run {run} of RBUILD_FUZZ_SEED={seed}: {}\n{:?}",
+                    text.unwrap_or_default(),
+                    String::from_utf8_lossy(&data)
+                );
+            }
+        }
+    }
+}
