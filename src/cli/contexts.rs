@@ -16,13 +16,14 @@ use crate::{
         ContextError, LocalContext, StreamContext, UnpackedContext,
         git::{GitCheckout, GitRequest},
         http::{HttpRequest, file_name},
-        is_archive, read_dockerfile_in, read_stream,
+        is_archive, newest_entry, read_dockerfile_in, read_stream,
     },
     dockerfile::{
         git_reference::{self, GitReference},
         nearest,
     },
-    oci::tar::Limits,
+    oci::{Checksum, tar::Limits},
+    plan::{EpochSource, epoch_source},
     sys::root::RootDir,
 };
 use clap::CommandFactory;
@@ -107,29 +108,25 @@ pub async fn fetch(args: &BuildArgs, remote: &[(String, String)], request: &mut 
         let dockerfile = fetcher.dockerfile(request).await?;
         (request.dockerfile, request.dockerfile_name) = (dockerfile.text, dockerfile.name);
     }
-    let wanted = request.plans.first().and_then(|plan| plan.build_args.get("SOURCE_DATE_EPOCH")).cloned().unwrap_or_default();
-    if request.named_contexts.contains_key(&wanted) {
-        // Directories and images have no time of their own.
-        set_epoch(request, None);
-    }
+    let dockerfile = crate::dockerfile::parse(&request.dockerfile).ok();
+    let asked = dockerfile.zip(request.plans.first()).and_then(|(dockerfile, plan)| epoch_source(&dockerfile, plan).ok().flatten());
+    // Directories and images have no time of their own.
+    let mut source_epoch = None;
     for (name, url) in remote {
         let (source, epoch) = fetcher.named(url, request, &mut fetched).await?;
-        if *name == wanted {
-            set_epoch(request, epoch);
+        if matches!(&asked, Some(EpochSource::Context(wanted)) if wanted == name) {
+            source_epoch = epoch;
         }
         request.named_contexts.insert(name.clone(), source);
     }
+    if let Some(asked) = &asked {
+        source_epoch = source_epoch.or(fetcher.time_of(asked, request).await?);
+    }
     for plan in &mut request.plans {
         plan.context_epoch = fetched.epoch;
+        plan.source_epoch = source_epoch;
     }
     Ok(fetched)
-}
-
-/// `SOURCE_DATE_EPOCH` that names a context means that context's time.
-fn set_epoch(request: &mut Request, epoch: Option<i64>) {
-    for plan in &mut request.plans {
-        plan.build_args.insert("SOURCE_DATE_EPOCH".to_owned(), epoch.map(|seconds| seconds.to_string()).unwrap_or_default());
-    }
 }
 
 fn place(args: &BuildArgs) -> Result<Place, Failure> {
@@ -270,6 +267,31 @@ impl Fetcher<'_> {
         let folder = LocalContext::open(path.parent().unwrap_or(Path::new("/"))).map_err(|error| failed(&error))?;
         let source = folder.read_dockerfile(Some(path)).map_err(|error| failed(&error))?;
         Ok(Dockerfile { text: source.dockerfile.text, name: source.dockerfile.path.display().to_string() })
+    }
+
+    /// When the file or the commit that a stage ADDs is from: what its server says, else the newest file of an archive.
+    async fn time_of(&self, source: &EpochSource, request: &Request) -> Result<Option<i64>, Failure> {
+        match source {
+            EpochSource::Context(_) => Ok(None),
+            EpochSource::Url { url, checksum } => {
+                let checksum = checksum.as_deref().map(str::parse::<Checksum>).transpose().map_err(|error| failed(&error))?;
+                let secrets = secrets_of(request);
+                let sources = self.services.sources.http().await.map_err(|error| Failure::new(error.message))?;
+                let wanted = HttpRequest { url, checksum: checksum.as_ref(), secrets: &secrets };
+                let download = sources.fetch(wanted).await.map_err(|error| failed(&error))?;
+                match download.last_modified {
+                    Some(time) => Ok(Some(time)),
+                    // What begins like an archive and is none has no time either.
+                    None => Ok(newest_entry(download.file, Limits::default()).unwrap_or(None)),
+                }
+            }
+            EpochSource::Git { reference, checksum } => {
+                let parsed = git_reference::parse(reference).map_err(Failure::usage)?;
+                let Some(mut parsed) = parsed else { return Ok(None) };
+                parsed.checksum = checksum.clone().or(parsed.checksum);
+                Ok(Some(self.checkout(parsed, request).await?.commit_time))
+            }
+        }
     }
 
     /// A named context and its time.

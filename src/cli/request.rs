@@ -142,6 +142,7 @@ fn options(
         network: network(&args.network)?,
         allow_host_network,
         context_epoch: None,
+        source_epoch: None,
     })
 }
 

@@ -37,7 +37,7 @@ const TEXT_LIMIT_BYTES: u64 = 16 << 20;
 pub struct UnpackedContext {
     /// Where it lies.
     pub tree: TemporaryTree,
-    /// The latest time of an entry, seconds since 1970: `SOURCE_DATE_EPOCH=context` where the server says no time.
+    /// The latest time of a file, seconds since 1970: `SOURCE_DATE_EPOCH=context` where the server says no time.
     pub newest_entry: Option<i64>,
     /// Device nodes that were left out.
     pub skipped: Vec<PathBuf>,
@@ -90,7 +90,7 @@ pub fn unpack(input: impl Read, parent: &Path, limits: Limits) -> Result<Unpacke
     let mut archive = TarReader::with_limits(decompress(input).map_err(ArchiveError::Read)?, limits);
     let mut unpacker = Unpacker { root, directories: BTreeMap::new(), newest: None, skipped: Vec::new() };
     while let Some(entry) = archive.next_entry()? {
-        unpacker.newest = unpacker.newest.max(Some(entry.mtime.seconds));
+        unpacker.newest = unpacker.newest.max(time_of(&entry));
         let path = clean(&entry)?;
         unpacker.place(&mut archive, &entry, &path).map_err(|error| failed(&path, error))?;
     }
@@ -98,7 +98,12 @@ pub fn unpack(input: impl Read, parent: &Path, limits: Limits) -> Result<Unpacke
     Ok(UnpackedContext { tree, newest_entry: unpacker.newest, skipped: unpacker.skipped })
 }
 
-/// The latest time of an entry, without unpacking: seconds since 1970. None for what is no archive, or an empty one.
+/// The time of a file. Directories and links say nothing of when their content is from.
+fn time_of(entry: &Entry) -> Option<i64> {
+    matches!(entry.kind, EntryKind::File).then_some(entry.mtime.seconds)
+}
+
+/// The latest time of a file, without unpacking: seconds since 1970. None for what is no archive, or has no files.
 pub fn newest_entry(input: impl Read, limits: Limits) -> Result<Option<i64>, ContextError> {
     let mut input = input;
     let mut start = Vec::with_capacity(BLOCK_SIZE);
@@ -110,7 +115,7 @@ pub fn newest_entry(input: impl Read, limits: Limits) -> Result<Option<i64>, Con
     let mut archive = TarReader::with_limits(decompress(whole).map_err(ArchiveError::Read)?, limits);
     let mut newest = None;
     while let Some(entry) = archive.next_entry()? {
-        newest = newest.max(Some(entry.mtime.seconds));
+        newest = newest.max(time_of(&entry));
     }
     Ok(newest)
 }

@@ -26,6 +26,10 @@ impl Environment {
         }
     }
 
+    pub fn remove(&mut self, name: &str) {
+        self.list.retain(|(key, _)| key != name);
+    }
+
     pub fn value(&self, name: &str) -> Option<&str> {
         self.list.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }

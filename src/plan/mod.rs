@@ -6,12 +6,14 @@
 //! after each answer.
 
 mod environment;
+mod epoch;
 mod facts;
 mod graph;
 mod lower;
 mod options;
 mod stages;
 
+pub use epoch::{EpochSource, epoch_source};
 pub use facts::{StageFacts, predefined_args, stage_bases, stage_facts};
 pub use graph::{
     BaseKey, BaseSource, CacheSharing, CopyOp, CopySource, HistoryEntry, Input, Mount, MountKind, NetworkMode, Op, Plan, RunOp, Script,

@@ -36,6 +36,8 @@ pub struct Options {
     pub allow_host_network: bool,
     /// Resolved `SOURCE_DATE_EPOCH=context` (git commit time of the context), when there is one.
     pub context_epoch: Option<i64>,
+    /// The time of what `SOURCE_DATE_EPOCH` names otherwise (see [`crate::plan::epoch_source`]), when it has one.
+    pub source_epoch: Option<i64>,
 }
 
 impl Default for Options {
@@ -55,6 +57,7 @@ impl Default for Options {
             network: NetworkMode::Default,
             allow_host_network: false,
             context_epoch: None,
+            source_epoch: None,
         }
     }
 }

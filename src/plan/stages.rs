@@ -17,6 +17,7 @@ use crate::{
     plan::{
         BaseKey, BaseSource, Bases, ContextKind, Options,
         environment::{self, Environment},
+        epoch,
     },
 };
 
@@ -89,10 +90,8 @@ pub(super) fn resolve(dockerfile: &Dockerfile, options: &Options, bases: &Bases)
         return Err(Diagnostic::whole("dockerfile contains no stages to build"));
     }
     let escape = dockerfile.directives.escape.unwrap_or('\\');
-    let last_name = dockerfile.stages.last().and_then(|stage| stage.name.as_ref()).map(|name| name.text.to_lowercase());
-    let target_name = options.target.clone().or(last_name).unwrap_or_default();
-    let mut global_args = global_args(dockerfile, options, &target_name, escape)?;
-    let epoch = resolve_epoch(options, &mut global_args)?;
+    let mut global_args = global_args_of(dockerfile, options, escape)?;
+    let epoch = resolve_epoch(dockerfile, options, &mut global_args)?;
     let mut reader = Reader { nodes: Vec::new(), names: Vec::new(), options, global_args: &global_args, escape };
     for stage in &dockerfile.stages {
         reader.add_stage(stage)?;
@@ -106,6 +105,13 @@ pub(super) fn resolve(dockerfile: &Dockerfile, options: &Options, bases: &Bases)
     let (reachable, missing) = reader.reach(target, bases, escape)?;
     let nodes = reader.nodes;
     Ok(Stages { nodes, target, reachable, global_args, missing, escape, epoch })
+}
+
+/// The platform arguments and ARG before the first FROM.
+pub(super) fn global_args_of(dockerfile: &Dockerfile, options: &Options, escape: char) -> Result<Environment, Diagnostic> {
+    let last_name = dockerfile.stages.last().and_then(|stage| stage.name.as_ref()).map(|name| name.text.to_lowercase());
+    let target_name = options.target.clone().or(last_name).unwrap_or_default();
+    global_args(dockerfile, options, &target_name, escape)
 }
 
 /// ARG before the first FROM, evaluated in order (BuildKit `buildMetaArgs`).
@@ -130,21 +136,20 @@ fn global_args(dockerfile: &Dockerfile, options: &Options, target: &str, escape:
     Ok(environment)
 }
 
-/// `SOURCE_DATE_EPOCH` from the build args, else from a global ARG; `context` means the context's own time.
-fn resolve_epoch(options: &Options, global_args: &mut Environment) -> Result<Option<i64>, Diagnostic> {
-    const NAME: &str = "SOURCE_DATE_EPOCH";
-    let asked =
-        options.build_args.get(NAME).cloned().or_else(|| global_args.value(NAME).filter(|value| !value.is_empty()).map(str::to_owned));
-    let Some(text) = asked else { return Ok(None) };
-    let epoch = match text.as_str() {
-        "" => None,
-        "context" => options.context_epoch,
-        number => Some(number.parse::<i64>().map_err(|_| {
-            Diagnostic::whole(format!("invalid SOURCE_DATE_EPOCH: {number}")).with_hint("expected seconds since 1970, or `context`")
-        })?),
+/// `SOURCE_DATE_EPOCH` as seconds; stages see the number, or nothing when there is none.
+fn resolve_epoch(dockerfile: &Dockerfile, options: &Options, global_args: &mut Environment) -> Result<Option<i64>, Diagnostic> {
+    let Some(text) = epoch::asked(options, global_args) else { return Ok(None) };
+    let epoch = match (text.as_str(), text.parse::<i64>()) {
+        ("", _) => None,
+        ("context", _) => options.context_epoch,
+        (_, Ok(seconds)) => Some(seconds),
+        (name, Err(_)) => epoch::find(name, dockerfile, options, global_args).map(|_| options.source_epoch)?,
     };
-    if global_args.value(NAME).is_some() {
-        global_args.set(NAME, &epoch.map(|seconds| seconds.to_string()).unwrap_or_default());
+    if global_args.value(epoch::NAME).is_some() {
+        match epoch {
+            Some(seconds) => global_args.set(epoch::NAME, &seconds.to_string()),
+            None => global_args.remove(epoch::NAME),
+        }
     }
     Ok(epoch)
 }
@@ -175,8 +180,9 @@ impl Reader<'_> {
         let name = stage.name.as_ref().map(|word| word.text.to_lowercase());
         let index = self.nodes.len();
         let replaced = match &name {
-            Some(name) => self.named_context(name, platform.as_ref(), stage.span)?,
-            None => None,
+            // A stage of a reserved name is never replaced.
+            Some(name) if !matches!(name.as_str(), "scratch" | "context") => self.named_context(name, platform.as_ref(), stage.span)?,
+            _ => None,
         };
         let is_replaced = replaced.is_some();
         let (ground, platform) = match replaced {
@@ -351,7 +357,42 @@ impl Reader<'_> {
         })))
     }
 
+    /// Whether some node needs itself; in time that grows with the file.
+    fn has_circle(&self) -> bool {
+        #[derive(Clone, Copy, PartialEq)]
+        enum Mark {
+            New,
+            Open,
+            Done,
+        }
+        let mut marks = vec![Mark::New; self.nodes.len()];
+        for start in 0..self.nodes.len() {
+            let mut pending = vec![(start, false)];
+            while let Some((at, left)) = pending.pop() {
+                match (left, marks[at]) {
+                    (true, _) => marks[at] = Mark::Done,
+                    (false, Mark::New) => {
+                        marks[at] = Mark::Open;
+                        pending.push((at, true));
+                        for next in self.direct(NodeId(at)) {
+                            match marks[next.0] {
+                                Mark::New => pending.push((next.0, false)),
+                                Mark::Open => return true,
+                                Mark::Done => {}
+                            }
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        false
+    }
+
     fn check_circles(&self) -> Result<(), Diagnostic> {
+        if !self.has_circle() {
+            return Ok(());
+        }
         for start in 0..self.nodes.len() {
             let mut seen = BTreeSet::new();
             let mut pending = self.direct(NodeId(start));
