@@ -14,6 +14,8 @@ const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
 pub struct NewLayer {
     /// The layer.
     pub layer: Layer,
+    /// What its step is called.
+    pub name: String,
     /// Seconds and nanoseconds since 1970 when its step ended.
     pub created: jiff::Timestamp,
 }
@@ -58,11 +60,8 @@ fn new_history(target: &Target, new_layers: &[NewLayer], epoch: Option<jiff::Tim
     let with_layer = target.history.iter().filter(|entry| entry.layer.is_some()).count();
     let unaccounted = new_layers.len().saturating_sub(with_layer);
     let time = |new: &NewLayer| epoch.unwrap_or(new.created).to_string();
-    let mut list: Vec<History> = new_layers[..unaccounted]
-        .iter()
-        .map(|new| History { created: Some(time(new)), comment: Some("buildkit.exporter.image.v0".to_owned()), ..History::default() })
-        .collect();
-    let mut layers = new_layers[unaccounted..].iter();
+    let mut list = Vec::new();
+    let mut layers = new_layers.iter();
     for entry in &target.history {
         let layer = entry.layer.and_then(|_| layers.next());
         list.push(History {
@@ -73,6 +72,13 @@ fn new_history(target: &Target, new_layers: &[NewLayer], epoch: Option<jiff::Tim
             ..History::default()
         });
     }
+    // As in BuildKit the first layers get the lines there are, and the last ones an entry of their own.
+    list.extend(new_layers[new_layers.len() - unaccounted..].iter().map(|new| History {
+        created: Some(time(new)),
+        created_by: Some(new.name.clone()),
+        comment: Some("buildkit.exporter.image.v0".to_owned()),
+        ..History::default()
+    }));
     list
 }
 

@@ -120,13 +120,15 @@ impl Engine {
         let (op, snapshot, services) = (op.clone(), snapshot.clone(), self.services.clone());
         on_lowers(&parent.stack, &self.services, &self.progress, move |lowers| {
             let draft = services.store.new_snapshot().map_err(BuildError::store)?;
+            let has_lowers = !lowers.is_empty();
             let mut root = writable(&draft.fs(), lowers, services.ownership)?;
             let fail = |error: &copy::CopyError| {
                 BuildError::new(Kind::Step, format!("cannot make the directory {}: {}", op.path, chain(error))).caused_by(error)
             };
             let owner = match op.user.as_str() {
                 "" => (0, 0),
-                user => copy::resolve_chown(user, Some(&root)).map_err(|error| fail(&error))?,
+                // As for COPY: without a root filesystem below there is nobody to look up.
+                user => copy::resolve_chown(user, has_lowers.then_some(&root)).map_err(|error| fail(&error))?,
             };
             copy::make_workdir(&mut root, Path::new(&op.path), owner, time).map_err(|error| fail(&error))?;
             drop(root);

@@ -143,6 +143,15 @@ impl Engine {
         self.plan.vertices.len()
     }
 
+    /// What made each new layer of the target, bottom first.
+    fn steps_of_layers(&self) -> Vec<String> {
+        let vertex = |id: VertexId| &self.plan.vertices[id.0];
+        let chain = std::iter::successors(self.plan.target.root.map(vertex), |above| above.parent.map(vertex));
+        let mut names: Vec<String> = chain.filter(|vertex| !matches!(vertex.op, Op::Image(_))).map(|vertex| vertex.name.clone()).collect();
+        names.reverse();
+        names
+    }
+
     /// Builds the target.
     pub async fn run(self: Arc<Self>) -> Result<PlatformOutcome, BuildError> {
         for (index, vertex) in self.plan.vertices.iter().enumerate() {
@@ -162,12 +171,13 @@ impl Engine {
             self.progress.event(Event::Cached { step });
         }
         let new = stack.iter().filter(|layer| layer.created().is_some());
-        let new_layers = try_join_all(new.map(|layer| async {
-            let blob = match self.vertex_of(layer) {
-                Some(id) => self.blob(id, layer).await?,
-                None => layer.blob(self.request.layers, &self.services, &self.progress).await?,
+        let this = &self;
+        let new_layers = try_join_all(new.zip(self.steps_of_layers()).map(|(layer, name)| async move {
+            let blob = match this.vertex_of(layer) {
+                Some(id) => this.blob(id, layer).await?,
+                None => layer.blob(this.request.layers, &this.services, &this.progress).await?,
             };
-            Ok::<_, BuildError>(NewLayer { layer: blob, created: layer.created().unwrap_or_default() })
+            Ok::<_, BuildError>(NewLayer { layer: blob, name, created: layer.created().unwrap_or_default() })
         }));
         let new_layers = new_layers.await?;
         self.remember_blobs()?;

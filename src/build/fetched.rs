@@ -93,7 +93,7 @@ fn git_reference(from: &SourceFrom) -> Result<GitReference, BuildError> {
     parsed.keep_git_dir = parsed.keep_git_dir.or(*keep_git_dir);
     if let Some(checksum) = checksum {
         if let Some(asked) = parsed.checksum.as_ref().filter(|asked| *asked != checksum) {
-            return Err(wrong(format!("checksum mismatch \"{asked}\" != \"{checksum}\"")));
+            return Err(wrong(format!("checksum mismatch \"{checksum}\" != \"{asked}\"")));
         }
         parsed.checksum = Some(checksum.clone());
     }

@@ -36,7 +36,7 @@ use std::collections::BTreeMap;
 use crate::plan::{CopyOp, CopySource, Mount, MountKind, RunOp, SourceFrom, Vertex, WorkdirOp};
 
 /// Raised when the meaning of a key changes: old entries are then never found.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// Identity of a result: what a step or a base image made of its inputs. Random parts make a second run another result.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]

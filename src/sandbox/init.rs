@@ -173,11 +173,12 @@ fn build_root(Order { spec, network, one_id, .. }: &Order, stubs: &mut Stubs) ->
     let OpenRoot { mount, staging } = rootfs::open(&spec.rootfs)?;
     let root = RootDir::from_fd(mount);
     let user = user::resolve(&spec.user, &root).map_err(InitError::User)?;
-    let mut all = all_mounts(spec, network);
+    let mut own = spec.mounts.clone();
     if *one_id {
-        all.iter_mut().for_each(|mount| close_to_others(mount, &user));
+        own.iter_mut().for_each(|mount| close_to_others(mount, &user));
     }
-    let prepared: Vec<Prepared> = mounts::prepare(&all, &staging)?;
+    let generated: Vec<Prepared> = mounts::prepare(&generated_files(spec, network), &staging)?;
+    let prepared: Vec<Prepared> = mounts::prepare(&own, &staging)?;
     mountns::attach(&root, &staging).during("mount the root")?;
     // Before anything is mounted: the path means what the image says.
     make_cwd(&root, &spec.cwd, &user)?;
@@ -187,22 +188,21 @@ fn build_root(Order { spec, network, one_id, .. }: &Order, stubs: &mut Stubs) ->
     // The reaper mounts /proc later; until then nothing can be put there.
     let placeholder = rootfs::empty_directory().during("make an empty tmpfs")?;
     mountns::attach(&placeholder, &proc_target).during("reserve /proc")?;
+    // The generated files come first: a mount of the step may hide them, or all of /etc.
+    mounts::attach_all(generated, &root, stubs)?;
     mounts::attach_all(prepared, &root, stubs)?;
     mountns::detach(placeholder).during("free /proc")?;
     Ok(Ready { root, proc_target, user })
 }
 
-/// The generated files come first, so that a mount of the step with the same target wins.
-pub(super) fn all_mounts(spec: &Spec, network: &Attachment) -> Vec<Mount> {
+pub(super) fn generated_files(spec: &Spec, network: &Attachment) -> Vec<Mount> {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let hosts = files::hosts(&spec.hostname, &spec.extra_hosts);
     let forward = matches!(network, Attachment::Join(_)).then_some(NAME_SERVER);
     let resolv = files::resolv_conf(&read("/etc/resolv.conf").unwrap_or_default(), forward);
     let file =
         |target: &str, text: String| Mount { target: target.into(), kind: MountKind::File { bytes: text.into_bytes(), mode: 0o644 } };
-    let mut all = vec![file("/etc/hosts", hosts), file("/etc/resolv.conf", resolv)];
-    all.extend(spec.mounts.iter().cloned());
-    all
+    vec![file("/etc/hosts", hosts), file("/etc/resolv.conf", resolv)]
 }
 
 /// With one id, everybody owns everything: a secret that the step's user may not read is closed to its owner too.
@@ -226,7 +226,7 @@ pub(super) fn make_cwd(root: &RootDir, cwd: &str, user: &User) -> Result<(), Ini
         return Ok(());
     }
     let mut made = Stubs::default();
-    made.open_or_make(root, Path::new(cwd), Shape::Directory).during(&format!("make the working directory {cwd}"))?;
+    made.open_or_make(root, &mounts::clean(Path::new(cwd)), Shape::Directory).during(&format!("make the working directory {cwd}"))?;
     made.keep_as(user.uid, user.gid).during("give the working directory to the user")
 }
 

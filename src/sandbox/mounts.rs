@@ -80,6 +80,7 @@ fn attach_one(target: &Path, content: Content, root: &RootDir, stubs: &mut Stubs
         Content::Tree(_, shape) => *shape,
         Content::Tmpfs(_) => Shape::Directory,
     };
+    let is_new = root.open_in(target, OFlags::PATH, Mode::empty()).is_err();
     let at = stubs.open_or_make(root, target, shape)?;
     const KERNEL: [i64; 2] = [0x9fa0, 0x6265_6572];
     if KERNEL.contains(&mountns::filesystem_magic(&at)?) {
@@ -87,14 +88,15 @@ fn attach_one(target: &Path, content: Content, root: &RootDir, stubs: &mut Stubs
     }
     let mount = match content {
         Content::Tree(mount, _) => mount,
-        Content::Tmpfs(size_bytes) => new_tmpfs(&at, size_bytes)?,
+        Content::Tmpfs(size_bytes) => new_tmpfs((!is_new).then_some(&at), size_bytes)?,
     };
     mountns::attach(mount, at)
 }
 
-/// As BuildKit does it, a tmpfs takes the mode of the directory that it covers.
-fn new_tmpfs(at: &OwnedFd, size_bytes: Option<u64>) -> io::Result<OwnedFd> {
-    let mode = format!("{:o}", rustix::fs::fstat(at)?.st_mode & 0o7777);
+/// As BuildKit does it, a tmpfs takes the mode of the directory that it covers; where there was none, it is everybody's.
+fn new_tmpfs(covered: Option<&OwnedFd>, size_bytes: Option<u64>) -> io::Result<OwnedFd> {
+    let mode = covered.map_or(Ok(0o1777), |at| rustix::fs::fstat(at).map(|stat| stat.st_mode & 0o7777))?;
+    let mode = format!("{mode:o}");
     let size = size_bytes.map(|bytes| bytes.to_string());
     let mut options = vec![("mode", mode.as_str())];
     options.extend(size.as_deref().map(|size| ("size", size)));
@@ -239,8 +241,8 @@ fn rooted(path: &Path) -> PathBuf {
     Path::new("/").join(path)
 }
 
-/// The target as words: no `.`, `..` resolved without looking at links, absolute.
-fn clean(path: &Path) -> PathBuf {
+/// The path as words: no `.`, `..` resolved without looking at links, absolute.
+pub fn clean(path: &Path) -> PathBuf {
     let mut cleaned = PathBuf::from("/");
     for component in path.components() {
         match component {

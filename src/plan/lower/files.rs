@@ -54,9 +54,10 @@ impl Lowerer<'_> {
                 Remote::No => {}
             }
         }
+        let inline = inline_sources(&expanded).map_err(|message| Diagnostic::at(span, message))?;
         let paths =
             expanded.paths.iter().map(|path| CopySource { from: SourceFrom::Input(input.clone()), path: path.clone(), unpack: false });
-        let sources = paths.chain(inline_sources(&expanded)).collect();
+        let sources = paths.chain(inline).collect();
         let op = self.copy_op(state, &expanded, &copy.transfer, sources, false, copy.parents);
         let text = history_text("COPY", copy.parents, &expanded);
         let vertex = self.step(node, state, command, op);
@@ -93,7 +94,7 @@ impl Lowerer<'_> {
         for path in &expanded.paths {
             sources.push(add_source(path, &checksum, add).map_err(|message| Diagnostic::at(span, message))?);
         }
-        sources.extend(inline_sources(&expanded));
+        sources.extend(inline_sources(&expanded).map_err(|message| Diagnostic::at(span, message))?);
         let op = self.copy_op(state, &expanded, &add.transfer, sources, true, false);
         let text = history_text("ADD", false, &expanded);
         let vertex = self.step(node, state, command, op);
@@ -188,12 +189,17 @@ fn check_checksum_use(paths: &[String]) -> Result<(), &'static str> {
     }
 }
 
-fn inline_sources(expanded: &Expanded) -> impl Iterator<Item = CopySource> {
-    expanded.inline.iter().map(|(name, content)| CopySource {
-        from: SourceFrom::Inline { name: name.clone(), content: content.clone() },
-        path: name.clone(),
-        unpack: false,
-    })
+/// A heredoc's name is a path in an empty root: it may climb to that root and no further, and there are no directories in it.
+fn inline_sources(expanded: &Expanded) -> Result<Vec<CopySource>, String> {
+    let source = |(name, content): &(String, String)| {
+        let path = clean_path(&format!("/{name}"));
+        let file = path.trim_start_matches('/').to_owned();
+        if file.is_empty() || file.contains('/') {
+            return Err(format!("open {path}: no such file or directory: the name of a heredoc is a file name"));
+        }
+        Ok(CopySource { from: SourceFrom::Inline { name: file.clone(), content: content.clone() }, path: file, unpack: false })
+    };
+    expanded.inline.iter().map(source).collect()
 }
 
 enum Remote {

@@ -1,7 +1,5 @@
 //! Instructions that change only the config.
 
-use std::collections::BTreeMap;
-
 use crate::{
     dockerfile::{
         Diagnostic, Span, Word, ports, signal,
@@ -71,7 +69,7 @@ fn arg(state: &mut StageState, definitions: &[ArgDefinition], span: Span, stages
         let given = options.build_args.get(name).filter(|_| name != "SOURCE_DATE_EPOCH");
         let value = match (given, &definition.default) {
             (Some(value), _) => Some(value.clone()),
-            (None, _) if name == "SOURCE_DATE_EPOCH" && options.build_args.contains_key(name) => {
+            (None, _) if name == "SOURCE_DATE_EPOCH" && options.build_args.contains_key(name) && stages.epoch.is_some() => {
                 stages.epoch.map(|seconds| seconds.to_string())
             }
             (None, Some(default)) => Some(environment::text(&default.text, span, stages.escape, &state.environment)?),
@@ -165,15 +163,16 @@ fn entrypoint(state: &mut StageState, line: &CommandLine) -> Result<(), Diagnost
 }
 
 fn expose(state: &mut StageState, words: &[Word], escape: char) -> Result<(), Diagnostic> {
-    let mut all: BTreeMap<String, Empty> = BTreeMap::new();
+    let mut all = Vec::new();
     for word in words {
         let ports =
             ports::expose(std::slice::from_ref(word), escape, &state.environment).map_err(|message| Diagnostic::at(word.span, message))?;
-        all.extend(ports.into_iter().map(|port| (port, Empty {})));
+        all.extend(ports);
     }
-    let names: Vec<String> = all.keys().cloned().collect();
-    state.add_history(format!("EXPOSE {}", history::plain_list(&names)), None);
-    state.config.config.exposed_ports.extend(all);
+    // The history repeats what the line repeats.
+    all.sort();
+    state.add_history(format!("EXPOSE {}", history::plain_list(&all)), None);
+    state.config.config.exposed_ports.extend(all.into_iter().map(|port| (port, Empty {})));
     Ok(())
 }
 

@@ -7,6 +7,8 @@ mod metadata;
 mod run;
 mod state;
 
+use std::collections::BTreeMap;
+
 use crate::{
     dockerfile::{Diagnostic, Dockerfile, tree::InstructionKind},
     oci::ImageConfig,
@@ -31,6 +33,8 @@ struct Lowerer<'a> {
     stages: &'a Stages,
     proxy_env: Vec<(String, String)>,
     vertices: Vec<Vertex>,
+    /// Vertices by what they stand on: twins have the same parent.
+    by_parent: BTreeMap<Option<usize>, Vec<usize>>,
     done: Vec<Option<Lowered>>,
 }
 
@@ -41,6 +45,7 @@ pub(super) fn lower(_dockerfile: &Dockerfile, options: &Options, bases: &Bases, 
         stages: &stages,
         proxy_env: proxy_variables(&options.build_args),
         vertices: Vec::new(),
+        by_parent: BTreeMap::new(),
         done: vec![None; stages.nodes.len()],
     };
     // What is only named by --from has no instructions: it is there before any stage asks.
@@ -102,9 +107,11 @@ impl Lowerer<'_> {
                 && other.platform == vertex.platform
                 && other.ignore_cache == vertex.ignore_cache
         };
-        if let Some(index) = self.vertices.iter().position(same) {
+        let siblings = self.by_parent.entry(vertex.parent.map(|id| id.0)).or_default();
+        if let Some(index) = siblings.iter().copied().find(|index| same(&self.vertices[*index])) {
             return VertexId(index);
         }
+        siblings.push(self.vertices.len());
         self.vertices.push(vertex);
         VertexId(self.vertices.len() - 1)
     }

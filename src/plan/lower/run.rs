@@ -29,6 +29,9 @@ impl Lowerer<'_> {
     ) -> Result<(), Diagnostic> {
         let span = command.instruction.span;
         let (args, script) = command_line(state, run);
+        if args.is_empty() {
+            return Err(Diagnostic::at(span, "arguments are required").with_hint("RUN [] names no program"));
+        }
         check_security(run.security.as_ref())?;
         if let Some(device) = run.devices.first() {
             return Err(Diagnostic::at(device.span, "not supported: RUN --device")

@@ -87,7 +87,7 @@ impl StageState {
                     InstructionKind::Run(_) | InstructionKind::Copy(_) | InstructionKind::Add(_) | InstructionKind::Workdir(_)
                 )
         };
-        self.steps_total = usize::from(matches!(node.ground, Ground::Image(_))) + commands.iter().filter(is_step).count();
+        self.steps_total = usize::from(matches!(node.ground, Ground::Image(_) | Ground::Files(_))) + commands.iter().filter(is_step).count();
         self.steps_begun = 0;
         self.stage_name = node.stage_name.clone();
     }
@@ -164,6 +164,8 @@ impl Lowerer<'_> {
         let mut state = (**base).clone();
         state.config.config.on_build = Vec::new();
         state.cmd_set = false;
+        // The image's variables are set anew: an ARG that stood over one of them does so only in the stage that said it.
+        state.take_base_environment();
         Ok(state)
     }
 

@@ -141,10 +141,11 @@ impl Covers {
         Entry::of(&self.scratch_fd, path.file_name().unwrap_or_default())
     }
 
-    /// The mode of what will be covered, which a tmpfs takes over.
+    /// The mode of what will be covered, which a tmpfs takes over; where there is nothing, it is everybody's.
     pub fn mode_at(&mut self, root: &RootDir, target: &Path) -> io::Result<u32> {
+        let is_new = root.open_in(target, OFlags::PATH, Mode::empty()).is_err();
         let found = self.stubs.open_or_make(root, target, Shape::Directory)?;
-        Ok(rustix::fs::fstat(found)?.st_mode & 0o7777)
+        Ok(if is_new { 0o1777 } else { rustix::fs::fstat(found)?.st_mode & 0o7777 })
     }
 
     /// Puts `what` where `target` leads below `root`.

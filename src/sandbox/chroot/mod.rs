@@ -95,8 +95,10 @@ fn open_root(spec: &Spec) -> Result<(RootDir, PathBuf), InitError> {
 /// Puts everything in its place, parents before what lies in them.
 fn place_all(order: &Order, root: &RootDir, covers: &mut Covers) -> Result<Outputs, InitError> {
     let outputs = place_kernels(root, covers)?;
-    let all = init::all_mounts(&order.spec, &Attachment::Host);
-    for (target, kind) in mounts::in_order(&all)? {
+    // The generated files come first: a mount of the step may hide them, or all of /etc.
+    let generated = init::generated_files(&order.spec, &Attachment::Host);
+    let (generated, own) = (mounts::in_order(&generated)?, mounts::in_order(&order.spec.mounts)?);
+    for (target, kind) in generated.into_iter().chain(own) {
         const KERNEL: [&str; 2] = ["/proc", "/sys"];
         let refuse = |reason: String| InitError::Mount { target: target.display().to_string(), reason };
         if KERNEL.iter().any(|path| target.starts_with(path)) {

@@ -32,7 +32,7 @@ pub enum CopyError {
         /// In the source.
         path: PathBuf,
     },
-    /// A `--parents` source that is no pattern.
+    /// A source that is no pattern.
     #[error("invalid pattern {pattern}: {problem}")]
     BadPattern {
         /// As written.

@@ -159,10 +159,13 @@ impl Source<'_> {
         }
         let (base, pattern) = self.path.split_once("/./").unwrap_or(("/", self.path));
         let pattern = glob::clean(&format!("/{pattern}"));
+        if pattern == "/" {
+            // A pattern of nothing is never there.
+            return Err(CopyError::NotFound { path: Path::new("/").join(base.trim_start_matches('/')) });
+        }
         if !glob::has_wildcard(base) && !glob::has_wildcard(&pattern) {
             // Without wildcards the path must exist.
-            let path = format!("{base}{pattern}");
-            select::matches(view, &path, false, false)?;
+            select::require(view, &format!("{base}{pattern}"))?;
         }
         let include = Include::new(pattern.trim_start_matches('/'))?;
         Ok(Selected { matches: select::matches(view, base, true, true)?, include })

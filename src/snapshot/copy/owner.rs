@@ -31,9 +31,9 @@ pub fn resolve_chown(text: &str, root: Option<&LayeredRoot>) -> Result<(u32, u32
     Ok(ids)
 }
 
-/// `root` needs no database.
+/// `root` needs no database, and nothing at all is root too.
 fn number(text: &str) -> Option<u32> {
-    if text == "root" { Some(0) } else { text.parse::<i32>().ok().map(|id| id as u32) }
+    if matches!(text, "root" | "") { Some(0) } else { text.parse::<i32>().ok().map(|id| id as u32) }
 }
 
 fn id(fields: &[&str], index: usize) -> u32 {

@@ -46,6 +46,10 @@ pub(crate) fn matches(view: &View<'_>, path: &str, wildcards: bool, follow: bool
         let path: PathBuf = Path::new("/").join(names.iter().collect::<PathBuf>());
         return resolve(view, path.clone(), follow)?.map(|found| vec![found]).ok_or(CopyError::NotFound { path });
     };
+    for name in &names[first..] {
+        let pattern = name.to_string_lossy();
+        Glob::new(&pattern).map_err(|problem| CopyError::BadPattern { pattern: pattern.into_owned(), problem: problem.to_string() })?;
+    }
     let base: PathBuf = Path::new("/").join(names[..first].iter().collect::<PathBuf>());
     let place = view.walk(&base, follow).while_doing("lstat", &base)?;
     if !place.is_directory() {
@@ -61,6 +65,20 @@ pub(crate) fn matches(view: &View<'_>, path: &str, wildcards: bool, follow: bool
         None => Err(CopyError::NotFound { path }),
     });
     found.collect()
+}
+
+/// A path of `--parents` without wildcards: it must be there, and not through a link.
+pub(crate) fn require(view: &View<'_>, path: &str) -> Result<(), CopyError> {
+    let path: PathBuf = Path::new("/").join(clean(&Path::new("/").join(path)).iter().collect::<PathBuf>());
+    let missing = || CopyError::NotFound { path: path.clone() };
+    let above: Vec<&Path> = path.ancestors().skip(1).filter(|above| *above != Path::new("/")).collect();
+    for directory in above.into_iter().rev() {
+        let found = resolve(view, directory.to_owned(), false)?.ok_or_else(missing)?;
+        if !found.metadata.is_directory() {
+            return Err(missing());
+        }
+    }
+    resolve(view, path.clone(), false)?.map(drop).ok_or_else(missing)
 }
 
 fn resolve(view: &View<'_>, path: PathBuf, follow: bool) -> Result<Option<Match>, CopyError> {
@@ -100,7 +118,6 @@ fn empty_root() -> Metadata {
 /// Adds the paths below `directory` that the patterns match, one name each; links on the way are not followed.
 fn expand(view: &View<'_>, directory: &Arc<Directory>, at: &Path, patterns: &[OsString], found: &mut Vec<PathBuf>) -> std::io::Result<()> {
     let Some((pattern, rest)) = patterns.split_first() else { return Ok(()) };
-    // A pattern with a mistake in it matches nothing.
     let Ok(pattern) = Glob::new(&pattern.to_string_lossy()) else { return Ok(()) };
     for name in directory.names()? {
         if !pattern.matches(&name.to_string_lossy()) {
