@@ -32,6 +32,7 @@ mod root;
 mod run;
 mod secrets;
 mod sources;
+mod trust;
 mod turns;
 
 use std::sync::Arc;
@@ -52,6 +53,7 @@ pub use request::{CacheMode, ContextSource, LayerPolicy, Outcome, PlatformOutcom
 pub use root::make_writable;
 pub use secrets::{MIN_BYTES as MIN_SECRET_BYTES, Secret, Secrets};
 pub use sources::{SourceOptions, Sources, downloads_directory, repositories_directory};
+pub use trust::{Authorities, certificates};
 pub use turns::Turns;
 
 use crate::plan::Plan;
@@ -68,6 +70,9 @@ pub async fn build(request: Request, services: Services, progress: Arc<dyn Progr
     let unfinished = recorder::Unfinished(recorder.clone());
     for name in services.secrets.too_short() {
         let text = format!("secret {name} is shorter than {} bytes: it is not searched for in what the build makes", secrets::MIN_BYTES);
+        Progress::event(&*recorder, Event::Note { step: None, text: &text });
+    }
+    for text in crate::sandbox::limits::shortfalls(&request.limits) {
         Progress::event(&*recorder, Event::Note { step: None, text: &text });
     }
     let result = build_recorded(request, services.clone(), inputs.clone(), recorder.clone()).await;

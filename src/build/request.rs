@@ -39,6 +39,14 @@ pub struct Request {
     pub ssh: BTreeMap<String, PathBuf>,
     /// What all RUN steps share.
     pub run_defaults: RunDefaults,
+    /// What each RUN may use; in no key, as it decides whether a step works and not what it makes.
+    pub limits: crate::sandbox::Limits,
+    /// How long each RUN may take.
+    pub timeout: Option<std::time::Duration>,
+    /// How often a RUN that failed is tried again.
+    pub retries: u32,
+    /// Whom RUN steps trust beside those that their image does.
+    pub authorities: Option<Arc<crate::build::Authorities>>,
     /// What of it the cache keys hold.
     pub common_facts: CommonFacts,
     /// Say why each step runs.

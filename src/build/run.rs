@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use crate::{
@@ -38,6 +39,34 @@ impl Engine {
     ) -> Result<(), BuildError> {
         refuse_without_rung()?;
         let lowers = directories(&parent.stack, &self.services, &self.progress).await?;
+        let attempts = self.request.retries.saturating_add(1);
+        for attempt in 1..attempts {
+            // What a failed attempt has written goes with its draft.
+            let error = match self.attempt(id, op, &lowers, snapshot, false).await {
+                Err(error) if is_worth_retrying(&error) => error,
+                result => return result,
+            };
+            let pause = pause_after(attempt);
+            let text = format!("attempt {attempt} of {attempts} failed, the next is in {} s: {}", pause.as_secs(), error.message);
+            self.progress.event(Event::Note { step: Some(self.step(id)), text: &text });
+            tokio::time::sleep(pause).await;
+            self.abort.check()?;
+        }
+        self.attempt(id, op, &lowers, snapshot, true).await.map_err(|error| match attempts {
+            1 => error,
+            _ => BuildError { message: format!("{} (attempt {attempts} of {attempts})", error.message), ..error },
+        })
+    }
+
+    /// Runs the step once. Only of the last attempt the root filesystem is kept to look into.
+    async fn attempt(
+        self: &Arc<Self>,
+        id: VertexId,
+        op: &RunOp,
+        lowers: &[PathBuf],
+        snapshot: &SnapshotId,
+        is_last: bool,
+    ) -> Result<(), BuildError> {
         let draft = self.services.store.new_snapshot().map_err(BuildError::store)?;
         let mut held = Held::default();
         let mut env = op.env.clone();
@@ -56,21 +85,42 @@ impl Engine {
         }
         env.extend(op.proxy_env.iter().filter(|(name, _)| !op.env.iter().any(|(known, _)| known == name)).cloned());
         let mut spec = self.spec(op, env, mounts);
-        let mounts = spec.mounts.clone();
-        let (draft, spec) = {
-            let lowers = lowers.clone();
-            blocking(move || root::make_writable(&mut spec, &draft, &lowers).map(|()| (draft, spec))).await?
+        let authorities = self.request.authorities.clone();
+        let (draft, spec, mounts, lent) = {
+            let lowers = lowers.to_vec();
+            blocking(move || {
+                if let Some(authorities) = &authorities {
+                    let step = authorities.for_step(&lowers, &spec.env).map_err(|error| authorities_error(&error))?;
+                    spec.env.retain(|(name, _)| !step.env.iter().any(|(ours, _)| ours == name));
+                    spec.env.extend(step.env);
+                    spec.mounts.extend(step.mounts);
+                }
+                let mounts = spec.mounts.clone();
+                root::make_writable(&mut spec, &draft, &lowers)?;
+                let lend = |authorities: Arc<crate::build::Authorities>| authorities.lend(&spec.rootfs);
+                let lent = authorities.map(lend).transpose().map_err(|error| authorities_error(&error))?;
+                Ok::<_, BuildError>((draft, spec, mounts, lent))
+            })
+            .await?
         };
         let emulation = self.emulation(id).await?;
         held.secret_variables.extend(op.proxy_env.iter().map(|(name, _)| name.clone()));
         let exit = self.run_spec(id, spec.clone()).await.inspect(|exit| self.note_usage(id, exit));
-        if let Err(error) = exit.and_then(|exit| check_exit(op, exit)) {
+        if let Ok(Exit { code: 0, out_of_memory: true, .. }) = exit {
+            let text = "one of its processes was killed for want of memory, and it went on";
+            self.progress.event(Event::Note { step: Some(self.step(id)), text });
+        }
+        if let Some(lent) = lent {
+            blocking(move || lent.take_back().map_err(|error| authorities_error(&error))).await?;
+        }
+        if let Err(error) = exit.and_then(|exit| check_exit(op, exit, &self.request.limits)) {
+            let error = explain(error, emulation);
             // What was copied for this time is copied again for whoever looks into the step.
             let spec = Spec { mounts, scratch: None, ..spec };
-            return Err(self.keep_failed(id, explain(error, emulation), spec, draft, held));
+            return Err(if is_last { self.keep_failed(id, error, spec, draft, held) } else { error });
         }
         drop(held);
-        let snapshot = snapshot.clone();
+        let (snapshot, lowers) = (snapshot.clone(), lowers.to_vec());
         blocking(move || {
             root::snapshotter(&draft).finish(draft.path(), &lowers).map_err(root::store_error)?;
             draft.commit(&snapshot).map(drop).map_err(BuildError::store)
@@ -119,6 +169,8 @@ impl Engine {
             },
             shm_size_bytes: defaults.shm_size_bytes.unwrap_or(64 << 20),
             ulimits: ulimits.collect(),
+            limits: self.request.limits.clone(),
+            timeout: self.request.timeout,
             emulate_ids: names_id_above(op, sandbox::highest_id()),
             ..Spec::default()
         }
@@ -257,20 +309,47 @@ fn names_id_above(op: &RunOp, highest: u32) -> bool {
         })
 }
 
-/// BuildKit's words for a command that failed.
-fn check_exit(op: &RunOp, exit: Exit) -> Result<(), BuildError> {
+fn authorities_error(error: &std::io::Error) -> BuildError {
+    BuildError::new(Kind::Step, format!("cannot lend the step the authorities of --ca: {error}"))
+}
+
+/// What is not there, or can't be executed, does not come by waiting.
+fn is_worth_retrying(error: &BuildError) -> bool {
+    matches!(error.kind, Kind::Run(code) if !matches!(code, 126 | 127))
+}
+
+/// 1 s, 2 s, 4 s, .. at most 30 s: most of what gets better by itself is a network.
+fn pause_after(attempt: u32) -> Duration {
+    Duration::from_secs(1 << (attempt - 1).min(5)).min(Duration::from_secs(30))
+}
+
+/// BuildKit's words for a command that failed, and ours for why.
+fn check_exit(op: &RunOp, exit: Exit, limits: &sandbox::Limits) -> Result<(), BuildError> {
     if exit.code == 0 && exit.signal.is_none() {
         return Ok(());
     }
     let command = op.args.join(" ");
-    let failed =
-        BuildError::new(Kind::Run(exit.code), format!("process \"{command}\" did not complete successfully: exit code: {}", exit.code));
-    Err(match (exit.out_of_memory, exit.signal) {
-        (true, _) => failed.with_hint("the kernel killed it: out of memory"),
-        (_, Some(signal)) => failed.with_hint(format!("it was ended by signal {signal}")),
-        _ if exit.code == 127 => failed.with_hint("127 is what a shell says when a command is not found"),
-        _ => failed,
+    let message = format!("process \"{command}\" did not complete successfully: exit code: {}", exit.code);
+    let failed = |more: &str| BuildError::new(Kind::Run(exit.code), format!("{message}{more}"));
+    Err(match (exit.out_of_memory, limits.memory_bytes, exit.signal) {
+        (true, Some(limit), _) => {
+            let peak = exit.memory_peak_bytes.unwrap_or(exit.max_rss_kb << 10);
+            failed(&format!(": out of memory: the limit is {}, the peak was {}", mebibytes(limit), mebibytes(peak)))
+                .with_hint("raise --memory, or let the step do less at once")
+        }
+        (true, None, _) => {
+            failed(": out of memory").with_hint("the kernel killed it for want of memory; give the machine or container more")
+        }
+        _ if exit.out_of_pids => failed(": it was refused new processes")
+            .with_hint(format!("--pids-limit is {}; raise it, or let the step do less at once", limits.pids.unwrap_or_default())),
+        (_, _, Some(signal)) => failed("").with_hint(format!("it was ended by signal {signal}")),
+        _ if exit.code == 127 => failed("").with_hint("127 is what a shell says when a command is not found"),
+        _ => failed(""),
     })
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 /// A program that can't be executed may be another processor's: then that is what is said.
@@ -287,6 +366,12 @@ fn explain(error: BuildError, emulation: Option<sandbox::EmulationError>) -> Bui
 fn run_error(spec: &Spec, error: &RunError) -> BuildError {
     match error {
         RunError::Cancelled => BuildError::new(Kind::Cancelled, "cancelled"),
+        // The code is that of timeout(1).
+        RunError::TimedOut(_) => {
+            let message = format!("process \"{}\" did not complete successfully: {}", spec.args.join(" "), chain(error));
+            BuildError::new(Kind::Run(124), message)
+                .with_hint("it was ended, with all that it had started; raise --timeout if it needs longer")
+        }
         RunError::Init(sandbox::InitError::Exec { code, .. }) => {
             let message = format!("process \"{}\" did not complete successfully: {}: exit code: {code}", spec.args.join(" "), chain(error));
             let failed = BuildError::new(Kind::Run(*code), message);

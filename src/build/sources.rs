@@ -24,8 +24,8 @@ pub struct SourceOptions {
     pub offline: bool,
     /// Proxies, first match wins.
     pub proxies: Vec<reqwest::Proxy>,
-    /// A file of more certificate authorities, read when something is fetched.
-    pub certificates: Option<PathBuf>,
+    /// Files of more certificate authorities, read when something is fetched.
+    pub certificates: Vec<PathBuf>,
     /// What git's process may know: PATH, proxies, certificates.
     pub git_environment: Vec<(OsString, OsString)>,
     /// Socket of the agent for repositories by ssh.
@@ -67,8 +67,8 @@ impl Sources {
             options.offline = self.options.offline;
             options.proxies.clone_from(&self.options.proxies);
             // A file that can't be read adds no trust.
-            let text = self.options.certificates.as_ref().and_then(|path| std::fs::read(path).ok());
-            options.certificates = text.and_then(|bytes| reqwest::Certificate::from_pem_bundle(&bytes).ok()).unwrap_or_default();
+            let texts = self.options.certificates.iter().filter_map(|path| std::fs::read(path).ok());
+            options.certificates = texts.flat_map(|text| reqwest::Certificate::from_pem_bundle(&text).unwrap_or_default()).collect();
             HttpSource::new(options).map_err(|error| BuildError::new(Kind::Step, chain(&error)))
         };
         self.http.get_or_try_init(make).await

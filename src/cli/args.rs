@@ -200,6 +200,11 @@ pub struct BuildArgs {
     /// Limit of RUN steps, such as nofile=1024:2048
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
     pub ulimits: Vec<String>,
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// Certificates of authorities that RUN steps and rbuild itself trust too, as PEM; in no layer; repeatable
+    #[arg(long = "ca", value_name = "FILE")]
+    pub authorities: Vec<PathBuf>,
     /// Say why each step that runs was not cached
     #[arg(long)]
     pub explain: bool,
@@ -227,6 +232,44 @@ pub struct BuildArgs {
     /// What to do with the Dockerfile: build, check, outline or targets (with ,format=json)
     #[arg(long, value_name = "METHOD", default_value = "build", add = ArgValueCandidates::new(complete::call))]
     pub call: String,
+}
+
+/// What each RUN step may use.
+#[derive(Debug, Args, Clone, Default)]
+pub struct LimitArgs {
+    /// Memory of each RUN step, such as 2g
+    #[arg(short, long, value_name = "BYTES")]
+    pub memory: Option<String>,
+    /// Memory and swap together; -1 for any amount of swap [default: twice the memory]
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub memory_swap: Option<String>,
+    /// Processors of each RUN step, such as 1.5
+    #[arg(long, value_name = "NUMBER")]
+    pub cpus: Option<String>,
+    /// Processor time in each period, in microseconds
+    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
+    pub cpu_quota: Option<i64>,
+    /// Length of a period, in microseconds
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub cpu_period: Option<u64>,
+    /// Weight of RUN steps against others; everybody's is 1024
+    #[arg(short = 'c', long, value_name = "WEIGHT")]
+    pub cpu_shares: Option<u64>,
+    /// Processors that RUN steps may use, such as 0-2,4
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes that RUN steps may use
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_mems: Option<String>,
+    /// Processes of each RUN step; -1 for any number
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pub pids_limit: Option<i64>,
+    /// End a RUN step that takes longer, such as 10m
+    #[arg(long, value_name = "DURATION")]
+    pub timeout: Option<String>,
+    /// Try a RUN step that fails so often again
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub retry: u32,
 }
 
 /// `rbuild run`.

@@ -2,7 +2,12 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use crate::{build::SourceOptions, cli::failure::Failure, registry::ConfigPaths, sandbox::Runner};
+use crate::{
+    build::SourceOptions,
+    cli::{authorities, failure::Failure},
+    registry::ConfigPaths,
+    sandbox::Runner,
+};
 
 /// Variables that git's process is told: where its programs are and how to get out.
 const GIT_VARIABLES: [&str; 12] = [
@@ -69,19 +74,21 @@ pub fn registry_paths() -> ConfigPaths {
     }
     let mut certificates: Vec<PathBuf> = ["/etc/docker/certs.d", "/etc/containers/certs.d"].map(PathBuf::from).to_vec();
     certificates.extend(config_home.iter().map(|config| config.join("containers/certs.d")));
-    ConfigPaths { registries, registries_folders, credentials, certificates, authorities: variable("SSL_CERT_FILE").into_iter().collect() }
+    let authorities = variable("SSL_CERT_FILE").into_iter().chain(authorities::files().iter().cloned()).collect();
+    ConfigPaths { registries, registries_folders, credentials, certificates, authorities }
 }
 
 /// How files and trees are fetched. Repositories by ssh use the agent of `--ssh default`; the user's own only where it was
 /// the user who named the repository.
 pub fn source_options(offline: bool, ssh: &BTreeMap<String, PathBuf>, lend_agent: bool) -> SourceOptions {
+    let bundle = authorities::bundle_path().map(|path| ("GIT_SSL_CAINFO".into(), path.into()));
     let pairs = GIT_VARIABLES.iter().filter_map(|name| Some(((*name).into(), std::env::var_os(name)?)));
     let known_hosts = variable("HOME").map(|home| home.join(".ssh/known_hosts")).filter(|path| path.exists());
     SourceOptions {
         offline,
         proxies: proxies(),
-        certificates: variable("SSL_CERT_FILE"),
-        git_environment: pairs.collect(),
+        certificates: variable("SSL_CERT_FILE").into_iter().chain(authorities::files().iter().cloned()).collect(),
+        git_environment: pairs.chain(bundle).collect(),
         ssh_agent: ssh.get("default").cloned().or_else(|| variable("SSH_AUTH_SOCK").filter(|_| lend_agent)),
         known_hosts,
     }

@@ -2,6 +2,7 @@
 
 mod annotations;
 mod args;
+mod authorities;
 mod build;
 mod cache;
 mod cache_mounts;
@@ -21,6 +22,7 @@ mod images;
 mod index;
 mod inspect;
 mod kaniko;
+mod limits;
 mod lint;
 mod lock;
 mod login;

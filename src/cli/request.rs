@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     build::{CommonFacts, ContextSource, LayerPolicy, PullPolicy, Request},
-    cli::{args::BuildArgs, contexts, failure::Failure, lock},
+    cli::{args::BuildArgs, authorities, contexts, failure::Failure, limits, lock},
     context::LocalContext,
     oci::{Platform, Reference},
     plan::{ContextKind, NetworkMode, Options, RunDefaults, Ulimit},
@@ -57,6 +57,10 @@ pub fn request(args: &BuildArgs, layers: LayerPolicy) -> Result<Request, Failure
         secrets: secrets(args)?,
         ssh: ssh(args)?,
         run_defaults,
+        limits: limits::limits(&args.limits)?,
+        timeout: limits::timeout(&args.limits)?,
+        retries: args.limits.retry,
+        authorities: authorities::of_build(args)?,
         common_facts: CommonFacts { hostname, resources, hosts, epoch: None },
         explain: args.explain,
         pull: pull_policy(args)?,

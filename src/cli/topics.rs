@@ -227,9 +227,8 @@ pub fn refused_flag(flag: &str) -> Option<&'static str> {
     let flag = flag.split('=').next().unwrap_or_default();
     Some(match flag {
         "--builder" => "there are no builders to choose from: rbuild itself builds. Leave it out",
-        "--cgroup-parent" | "--cpu-period" | "--cpu-quota" | "--cpu-shares" | "--cpuset-cpus" | "--cpuset-mems" | "--memory" | "-m"
-        | "--memory-swap" => {
-            "there is no daemon whose control groups it could name. Limit the build itself: systemd-run --user --scope -p MemoryMax=2G rbuild .."
+        "--cgroup-parent" => {
+            "there is no daemon whose control groups it could name. Steps are limited by --memory, --cpus and --pids-limit"
         }
         "--isolation" => "it is for Windows. Leave it out",
         "--squash" | "--compress" | "--rm" | "--force-rm" => "it belongs to the builder before BuildKit. Leave it out",

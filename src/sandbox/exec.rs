@@ -61,6 +61,9 @@ fn prepare(spec: &Spec, user: &User, stdin: Option<OwnedFd>, power: Power) -> Re
     if matches!(spec.stdio, Stdio::Capture | Stdio::Terminal) {
         own_streams(user);
     }
+    if let Some(processors) = &spec.processors {
+        set_processors(processors)?;
+    }
     for limit in &spec.ulimits {
         set_limit(limit)?;
     }
@@ -110,6 +113,12 @@ fn enter_cwd(path: &str) -> io::Result<()> {
         result => result?,
     };
     Ok(rustix::process::fchdir(fd)?)
+}
+
+fn set_processors(processors: &[usize]) -> Result<(), InitError> {
+    let mut set = rustix::thread::CpuSet::new();
+    processors.iter().for_each(|number| set.set(*number));
+    rustix::thread::sched_setaffinity(None, &set).during("choose processors")
 }
 
 fn set_limit(limit: &Ulimit) -> Result<(), InitError> {

@@ -286,6 +286,8 @@ pub(super) fn exit_of(ended: Ended) -> Exit {
         code: ended.code.unwrap_or_else(|| 128 + ended.signal.unwrap_or(0)),
         signal: ended.signal,
         out_of_memory: false,
+        memory_peak_bytes: None,
+        out_of_pids: false,
         max_rss_kb: ended.max_rss_kb,
         user_us: ended.user_us,
         system_us: ended.system_us,

@@ -5,15 +5,18 @@
 //! thread. See [`init`] for the processes of a step.
 
 mod bpf;
+pub mod cgroup;
 mod chroot;
 mod console;
 mod emulate;
 pub mod emulation;
 pub mod enter;
 mod exec;
+mod fallback;
 mod files;
 mod idmap;
 pub mod init;
+pub mod limits;
 mod mounts;
 pub mod network;
 mod oom;
@@ -28,6 +31,7 @@ mod ssh;
 mod stubs;
 pub mod user;
 
+pub use cgroup::Limits;
 pub use emulation::{Emulation, EmulationError};
 pub use enter::{EnterError, Entered, Options, Rung, current, enter, highest_id, obstacle};
 pub use init::init_if_asked;

@@ -12,8 +12,14 @@ pub struct Exit {
     pub code: i32,
     /// The signal that ended it.
     pub signal: Option<i32>,
-    /// The kernel's out-of-memory killer was at work and the process was killed.
+    /// The kernel's out-of-memory killer was at work: on a process of the step, or this one was killed meanwhile.
     pub out_of_memory: bool,
+    /// Largest use of memory by the step as a whole, where that is counted.
+    #[serde(default)]
+    pub memory_peak_bytes: Option<u64>,
+    /// It was refused a new process for its limit of these.
+    #[serde(default)]
+    pub out_of_pids: bool,
     /// Largest resident set.
     pub max_rss_kb: u64,
     /// User time.

@@ -20,9 +20,10 @@ use nix::unistd::Pid;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
 use super::{
+    cgroup::{Group, Usage},
     enter::{self, Rung},
     init::{self, Order},
-    network, oom,
+    limits, network, oom,
     outcome::{Exit, Message, RunError},
     selfexe,
     spec::{Spec, Stdio},
@@ -108,11 +109,13 @@ fn run_with(
     // Their sockets and threads live as long as the step.
     let _proxies = ssh::start_proxies(&mut spec).map_err(RunError::Start)?;
     let timeout = spec.timeout;
+    // Removed after the step, which is declared later.
+    let group = limits::apply(&mut spec);
     let chroot = enter::current() == Rung::Chroot;
     let network = if chroot { network::without_namespaces(&spec.network) } else { Ok(network::attachment(&spec.network)) };
     let network = network.map_err(RunError::Start)?;
     let one_id = enter::current() == Rung::Single || (spec.emulate_ids && enter::current() == Rung::Full);
-    let mut step = Step::start(&Order { spec, network, one_id, chroot }, terminal).map_err(RunError::Start)?;
+    let mut step = Step::start(&Order { spec, network, one_id, chroot }, &group, terminal).map_err(RunError::Start)?;
     started(Pid::from_raw(i32::try_from(step.child.id()).unwrap_or(i32::MAX)));
     let deadline = timeout.map(|timeout| (Instant::now() + timeout, timeout));
     let mut answer = Vec::new();
@@ -135,9 +138,28 @@ fn run_with(
         }
     }
     let status = step.wait().map_err(RunError::Start)?;
-    let mut exit = understand(&answer, status)?;
-    exit.out_of_memory = exit.code == 137 && oom::kills() > oom_before;
+    let usage = group.usage();
+    let mut exit = match understand(&answer, status) {
+        // It was init that was killed for the memory of its step.
+        Err(RunError::Silent(_)) if usage.oom_kills > 0 => killed(),
+        result => result?,
+    };
+    note_usage(&mut exit, usage, oom::kills() > oom_before);
     Ok(exit)
+}
+
+fn killed() -> Exit {
+    let (signal, none) = (Some(9), 0);
+    let (max_rss_kb, user_us, system_us) = (none, none, none);
+    Exit { code: 137, signal, out_of_memory: true, memory_peak_bytes: None, out_of_pids: false, max_rss_kb, user_us, system_us }
+}
+
+/// A compiler that was killed makes its make fail, and the end of a pipe hides it: what the step's own group tells counts
+/// whatever the code is. The machine's counter may tell of somebody else.
+fn note_usage(exit: &mut Exit, usage: Usage, was_killing: bool) {
+    exit.memory_peak_bytes = usage.memory_peak_bytes;
+    exit.out_of_memory = usage.oom_kills > 0 || exit.code == 137 && was_killing;
+    exit.out_of_pids = exit.code != 0 && usage.pids_refused > 0;
 }
 
 /// The first message counts: a program that was never started has told why before its process ended.
@@ -160,7 +182,7 @@ struct Step {
 }
 
 impl Step {
-    fn start(order: &Order, terminal: Option<UnixStream>) -> io::Result<Self> {
+    fn start(order: &Order, group: &Group, terminal: Option<UnixStream>) -> io::Result<Self> {
         let (control, theirs) = UnixStream::pair()?;
         let mut command = Command::new(selfexe::path()?);
         command.arg0("rbuild-init").arg(init::ARGUMENT).env_clear().current_dir("/").stdin(OwnedFd::from(theirs));
@@ -182,6 +204,8 @@ impl Step {
         // The command still holds the other end, which would keep the socket open for ever.
         drop(command);
         let step = Self { child, control: Some(control), clears_up: order.chroot, ended: false };
+        // It waits for its order, and has no children yet.
+        group.enter(step.child.id())?;
         step.send(order, terminal)?;
         Ok(step)
     }

@@ -5,6 +5,8 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::Limits;
+
 /// One process in one root filesystem.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Spec {
@@ -30,6 +32,10 @@ pub struct Spec {
     pub shm_size_bytes: u64,
     /// Resource limits as `--ulimit` gives them.
     pub ulimits: Vec<Ulimit>,
+    /// What it may use altogether.
+    pub limits: Limits,
+    /// The processors that it may run on; None is all of ours.
+    pub processors: Option<Vec<usize>>,
     /// Where output goes and input comes from.
     pub stdio: Stdio,
     /// The step is killed after this time.
@@ -54,6 +60,8 @@ impl Default for Spec {
             network: Network::Default,
             shm_size_bytes: 64 << 20,
             ulimits: Vec::new(),
+            limits: Limits::default(),
+            processors: None,
             stdio: Stdio::Capture,
             timeout: None,
             scratch: None,

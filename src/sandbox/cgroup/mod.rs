@@ -53,9 +53,7 @@ impl Limits {
         let none = Self::default();
         match controller {
             "memory" => Self { memory_bytes: self.memory_bytes, memory_swap_bytes: self.memory_swap_bytes, ..none },
-            "cpu" => {
-                Self { cpu_quota_us: self.cpu_quota_us, cpu_period_us: self.cpu_period_us, cpu_shares: self.cpu_shares, ..none }
-            }
+            "cpu" => Self { cpu_quota_us: self.cpu_quota_us, cpu_period_us: self.cpu_period_us, cpu_shares: self.cpu_shares, ..none },
             "cpuset" => Self { cpuset_cpus: self.cpuset_cpus.clone(), cpuset_mems: self.cpuset_mems.clone(), ..none },
             _ => Self { pids: self.pids, ..none },
         }
@@ -330,7 +328,7 @@ mod tests {
         let dead = top.path().join("rbuild-4194305-0");
         let alive = top.path().join(format!("rbuild-{}-0", std::process::id()));
         let other = top.path().join("user.slice");
-        [&dead, &alive, &other].map(|path| fs::create_dir(path).unwrap());
+        let _ = [&dead, &alive, &other].map(|path| fs::create_dir(path).unwrap());
         remove_left_over(top.path());
         assert!(!dead.exists() && alive.exists() && other.exists());
     }

@@ -129,7 +129,7 @@ mod tests {
             pids: Some(9),
             ..Limits::default()
         };
-        ["memory", "cpu", "cpuset", "pids"].map(|controller| v1(controller, &group, &limits).unwrap());
+        let _ = ["memory", "cpu", "cpuset", "pids"].map(|controller| v1(controller, &group, &limits).unwrap());
         let mut found: Vec<String> = fs::read_dir(&group)
             .unwrap()
             .map(|entry| {

@@ -27,7 +27,10 @@ use std::{
     },
 };
 
-use rustix::io::Errno;
+use rustix::{
+    fs::{AtFlags, Mode, OFlags},
+    io::Errno,
+};
 
 pub use directory::Directory;
 pub(crate) use directory::{set_owner, set_times};
@@ -182,6 +185,20 @@ impl LayeredRoot {
             [name] => Ok(place.directory.read_link(name)?.into()),
             _ => Err(Errno::INVAL.into()),
         }
+    }
+
+    /// Gives the regular file at `path` other content; links are followed. Owner, mode, attributes and time stay.
+    pub fn rewrite_file(&mut self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let place = self.walk(path, true)?;
+        let is_file = place.metadata()?.is_some_and(|metadata| metadata.kind == Kind::File);
+        let ([name], true) = (place.rest.as_slice(), is_file) else { return Err(Errno::NOENT.into()) };
+        place.directory.copy_up(name)?;
+        let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let at = place.directory.upper()?;
+        let before = Metadata::from_stat(&rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?);
+        let mut file = File::from(rustix::fs::openat(at, name, flags, Mode::empty())?);
+        io::Write::write_all(&mut file, content)?;
+        set_times(file.as_fd(), before.accessed, before.modified)
     }
 
     /// The names in a directory of the merged tree, sorted.
