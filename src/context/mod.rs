@@ -9,7 +9,6 @@
 //! | [`http`] | downloads, kept and revalidated |
 //! | [`git`] | trees of repositories |
 //! | `caches` | what downloads and repositories take up, and removing them |
-//! | `redact` | URLs as people may see them |
 //!
 //! Everything from outside lies in a directory of its own that goes with its guard, and is read beneath a root descriptor.
 
@@ -21,7 +20,6 @@ pub mod git;
 pub mod http;
 mod kept;
 mod local;
-mod redact;
 mod temporary;
 #[cfg(test)]
 mod testing;
@@ -31,5 +29,5 @@ pub use caches::{CachedSource, cached_sources, remove_cached_source};
 pub use error::ContextError;
 pub use file_digests::{DigestCounts, FileDigest, FileDigests};
 pub use local::{DockerfileSource, LocalContext, SourceText, read_dockerfile_in};
-pub use redact::redact_url;
+pub use crate::dockerfile::redact::redact_url;
 pub use temporary::TemporaryTree;

@@ -12,6 +12,7 @@
 //! | [`git_reference`] | repositories as sources |
 //! | [`lint`] | what is allowed but unwise |
 //! | [`outline`] | what a target asks for: args, secrets, ssh |
+//! | [`redact`] | URLs as people may see them |
 //! | [`suggest`], [`quote`], [`position`] | for messages |
 
 pub mod chmod;
@@ -32,6 +33,7 @@ pub mod ports;
 pub mod position;
 pub mod print;
 pub mod quote;
+pub mod redact;
 pub mod scope;
 pub mod signal;
 pub mod spans;

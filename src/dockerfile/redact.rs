@@ -28,6 +28,11 @@ pub fn redact_url(url: &str) -> Cow<'_, str> {
     }
 }
 
+/// The text with every URL in it as [`redact_url`] shows it.
+pub fn redact_words(text: &str) -> String {
+    text.split_inclusive(char::is_whitespace).map(redact_url).collect()
+}
+
 fn redact_user(url: &str) -> Cow<'_, str> {
     let Some(start) = url.find("://").map(|at| at + 3) else { return Cow::Borrowed(url) };
     let authority = &url[start..];
@@ -85,5 +90,7 @@ mod tests {
         for (url, expected) in cases {
             assert_eq!(redact_url(url), expected);
         }
+        let line = "ADD https://u:p@h/a  http://t@h/b?sig=x /d@e:f";
+        assert_eq!(redact_words(line), "ADD https://u:xxxxx@h/a  http://xxxxx@h/b?sig=xxxxx /d@e:f");
     }
 }

@@ -20,7 +20,7 @@ use crate::{
         progress::{Place, Reporter},
         request, services,
     },
-    dockerfile::position::line_of,
+    dockerfile::{position::line_of, redact::redact_url},
     plan::{Input, MountKind, Op, SourceFrom, Vertex},
 };
 
@@ -201,8 +201,8 @@ fn contexts_of(vertex: &Vertex) -> Vec<String> {
         Op::Copy(copy) => {
             let from = copy.sources.iter().filter_map(|source| match &source.from {
                 SourceFrom::Input(input) => named(input),
-                SourceFrom::Url { url, .. } => Some(url.clone()),
-                SourceFrom::Git { reference, .. } => Some(reference.clone()),
+                SourceFrom::Url { url, .. } => Some(redact_url(url).into_owned()),
+                SourceFrom::Git { reference, .. } => Some(redact_url(reference).into_owned()),
                 SourceFrom::Inline { .. } => None,
             });
             from.collect()

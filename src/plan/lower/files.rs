@@ -5,6 +5,7 @@ use crate::{
         Diagnostic, Span, Word,
         chmod::Chmod,
         expand, git_reference,
+        redact::redact_url,
         tree::{AddInstruction, CopyInstruction, Source, Transfer},
     },
     plan::{
@@ -299,7 +300,7 @@ fn history_text(keyword: &str, parents: bool, expanded: &Expanded) -> String {
         }
     }
     for path in &expanded.paths {
-        text.push_str(&format!(" {path}"));
+        text.push_str(&format!(" {}", redact_url(path)));
     }
     for (name, _) in &expanded.inline {
         text.push_str(&format!(" <<{name}"));
