@@ -19,6 +19,9 @@ use rbuild::sandbox::{self, Cancel, Exit, Mount, MountKind, Network, RootFs, Run
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\n";
 const GROUP: &str = "root:x:0:\nwheel:x:10:root\nstaff:x:50:app\napp:x:1000:\n";
 
+#[path = "sandbox_cases/items.rs"]
+mod items;
+
 /// What a case works with: a busybox rootfs as lower, a fresh upper, and a canary outside.
 struct Box {
     top: tempfile::TempDir,
@@ -538,7 +541,7 @@ fn overhead() {
 type Case = (&'static str, fn());
 
 macro_rules! cases {
-    ($($name:ident),* $(,)?) => { &[$((stringify!($name), $name as fn())),*] };
+    ($($name:path),* $(,)?) => { &[$((stringify!($name), $name as fn())),*] };
 }
 
 const CASES: &[Case] = cases![
@@ -566,6 +569,7 @@ const CASES: &[Case] = cases![
     ids_and_owners_agree_on_every_rung,
     what_a_build_has_no_business_with_is_refused,
     programs_of_another_processor_run_by_an_emulator,
+    items::item_22_a_source_that_is_swapped_while_it_is_mounted,
     overhead,
 ];
 

@@ -24,6 +24,7 @@ mod recipes;
 mod regressions;
 mod reports;
 mod run;
+mod security;
 mod signals;
 mod sources;
 mod support;

@@ -33,6 +33,10 @@ impl Layer {
         self.entry(b'2', name, target, b"", 0o777)
     }
 
+    pub fn fifo(self, name: &str) -> Layer {
+        self.entry(b'6', name, "", b"", 0o644)
+    }
+
     pub fn hardlink(self, name: &str, target: &str) -> Layer {
         self.entry(b'1', name, target, b"", 0o644)
     }

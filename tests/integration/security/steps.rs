@@ -1,0 +1,156 @@
+//! What a step can reach, seen from inside a RUN, on each rung.
+
+use std::{io::Write, net::TcpListener, os::linux::net::SocketAddrExt, os::unix::net::UnixListener, process::Stdio};
+
+use super::Stand;
+
+/// A step on these rungs has a root of its own mounts and a /proc of its own processes.
+fn has_namespaces(stand: &Stand) -> bool {
+    stand.rung != "chroot"
+}
+
+#[test]
+fn item_30_nothing_of_the_builder_is_in_reach() {
+    for stand in Stand::each() {
+        let bed = &stand.bed;
+        std::fs::write(bed.path("canary"), "outside-the-build").unwrap();
+        bed.file("other", "of-another-stage");
+        let canary = bed.path("canary").display().to_string();
+        let script = format!(
+            "cat {canary} {}/meta.sqlite /proc/1/root{canary} /proc/1/cwd/canary /proc/1/environ /proc/*/environ 2>/dev/null | tr '\\0' '\\n'; env; ls -R {} 2>/dev/null; true",
+            bed.store().display(),
+            bed.store().display()
+        );
+        bed.dockerfile(&format!(
+            "FROM busybox AS other\nCOPY other /other\nFROM busybox\nCOPY --from=other /bin/busybox /b\nRUN {script}\n"
+        ));
+        let mut command = bed.command(&["--rung", stand.rung, "build", "--progress", "plain", "."]);
+        command.env("CI_JOB_TOKEN", "token-of-the-builder");
+        let built = crate::support::Outcome::of(command);
+        built.succeeds().does_not_say("token-of-the-builder").does_not_say("outside-the-build").does_not_say("of-another-stage");
+        built.does_not_say("RBUILD_STORE=").does_not_say("SQLite format");
+    }
+}
+
+#[test]
+fn item_31_descriptors() {
+    for stand in Stand::each() {
+        // ls has one of its own: the directory that it lists.
+        let built = stand.lines("WORKDIR /w\nRUN ls /proc/self/fd | tr '\\n' ' '; pwd -P; ls -l /proc/self/fd/0 | sed 's/.*-> //'", &[]);
+        built.succeeds().says("0 1 2 3 /w").says("/dev/null");
+    }
+}
+
+#[test]
+fn item_32_the_builders_file_cannot_be_written() {
+    let binary = crate::support::binary();
+    let before = std::fs::metadata(binary).unwrap().modified().unwrap();
+    for stand in Stand::each() {
+        let script = "for exe in /proc/[0-9]*/exe; do case $(readlink $exe) in *busybox*|'') ;; *) (echo x >> $exe) 2>/dev/null && echo WROTE $exe; (cp /bin/true $exe) 2>/dev/null && echo COPIED $exe;; esac; done; true";
+        stand.lines(&format!("RUN {script}"), &["--no-cache"]).succeeds().does_not_say("WROTE /").does_not_say("COPIED /");
+        assert_eq!(std::fs::metadata(binary).unwrap().modified().unwrap(), before, "on {}", stand.rung);
+    }
+}
+
+#[test]
+fn item_33_kernel_files_are_read_only() {
+    for stand in Stand::each() {
+        let script = "for f in /proc/sys/kernel/hostname /proc/sys/kernel/core_pattern /proc/sysrq-trigger /proc/irq/default_smp_affinity /sys/kernel/uevent_helper; do \
+            (echo x > $f) 2>/dev/null && echo WROTE $f; done; (mkdir /sys/fs/cgroup/x) 2>/dev/null && echo MADE; cat /proc/kcore /proc/keys 2>/dev/null | head -c 1 | wc -c";
+        stand.lines(&format!("RUN {script}"), &[]).succeeds().does_not_say("WROTE /").does_not_say("#2 0.1 MADE");
+    }
+}
+
+#[test]
+fn item_35_capabilities() {
+    for stand in Stand::each() {
+        let built = stand.lines("RUN grep Cap /proc/self/status; grep -E 'NoNewPrivs|Seccomp:' /proc/self/status\nUSER 1000\nRUN grep -E 'CapEff|CapPrm' /proc/self/status", &[]);
+        built.succeeds().says("CapInh:\t0000000000000000").says("CapAmb:\t0000000000000000").says("CapBnd:\t00000000a80425fb");
+        built.says("CapEff:\t0000000000000000").says("CapPrm:\t0000000000000000").says("Seccomp:\t2");
+    }
+}
+
+#[test]
+fn item_36_what_is_left_behind_dies() {
+    for stand in Stand::each() {
+        let started = std::time::Instant::now();
+        // Twice forked, in a session of its own, deaf to what can be ignored, without a descriptor of the step's.
+        let script =
+            "setsid sh -c 'trap \"\" TERM HUP INT; (sleep 77.25 &) ; sleep 77.25' >/dev/null 2>&1 </dev/null & sleep 0.3; echo begun";
+        stand.lines(&format!("RUN {script}"), &[]).succeeds().says("begun");
+        assert!(started.elapsed().as_secs() < 60);
+        let alive = std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+            std::fs::read(entry.path().join("cmdline"))
+                .is_ok_and(|line| line.windows(5).any(|part| part == b"77.25") && line.starts_with(b"sleep"))
+        });
+        assert!(!alive, "on {}", stand.rung);
+    }
+}
+
+#[test]
+fn item_36_the_builder_cannot_be_reached_by_signals() {
+    for stand in Stand::each().into_iter().filter(has_namespaces) {
+        let lines = "RUN kill -9 1; kill -STOP 1; true\nRUN echo the builder lives";
+        stand.lines(lines, &[]).succeeds().says("the builder lives");
+        // Everybody but init is whoever said it, and all that hears it is the step.
+        stand.lines("RUN kill -9 -1; sleep 5", &["--no-cache"]).fails_with(1).says("exit code: 137").says("signal 9");
+    }
+}
+
+#[test]
+fn item_37_networks() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // Whoever comes through is sent away at once.
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    let name = format!("rbuild-test-{}", std::process::id());
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+    let _abstract = UnixListener::bind_addr(&address).unwrap();
+    let ours = std::fs::read_link("/proc/self/ns/net").unwrap().display().to_string();
+    for stand in Stand::each() {
+        let look = format!(
+            "(nc -w 1 127.0.0.1 {port} </dev/null) 2>/dev/null && echo reached it | tr a-z A-Z; echo abstract $(grep -c {name} /proc/net/unix); readlink /proc/self/ns/net"
+        );
+        let built = stand.lines(&format!("RUN {look}; true"), &[]);
+        if built.succeeds().err.contains(&ours) {
+            built.says("REACHED IT").says("abstract 1");
+        } else {
+            built.does_not_say("REACHED IT").says("abstract 0");
+        }
+        stand.lines("RUN --network=host true", &[]).fails().says("network.host");
+        if has_namespaces(&stand) {
+            let built = stand.lines(&format!("RUN --network=none ls /sys/class/net; {look}; true"), &[]);
+            built.succeeds().does_not_say("REACHED IT").says("abstract 0").says("lo");
+        }
+    }
+}
+
+#[test]
+fn item_40_standard_input_is_empty() {
+    for stand in Stand::each() {
+        stand.bed.dockerfile("FROM busybox\nRUN echo read: $(wc -c)\n");
+        let mut command = stand.bed.command(&["--rung", stand.rung, "build", "--progress", "plain", "."]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let _ = child.stdin.take().unwrap().write_all(b"typed by somebody");
+        let output = child.wait_with_output().unwrap();
+        assert!(String::from_utf8_lossy(&output.stderr).contains("read: 0"), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn item_41_a_root_made_weird() {
+    for stand in Stand::each() {
+        let scripts = [
+            "chmod 000 /; true",
+            "mount -o remount,ro / 2>/dev/null; mount -t tmpfs x /tmp 2>/dev/null; true",
+            "mv /etc /etc2; mv /proc /p 2>/dev/null; mv /dev /d 2>/dev/null; rm -rf /tmp; true",
+            "mkdir /deep; cd /deep; for i in $(seq 300); do mkdir d; cd d; done; true",
+            "rm -rf /etc; ln -s /proc/self/root /etc; true",
+        ];
+        for script in scripts {
+            let built = stand.lines(&format!("RUN {script}"), &["-t", "app"]);
+            built.succeeds();
+        }
+        stand.lines("RUN chmod 000 / && echo done\nUSER 0\nRUN echo again", &["-t", "app"]).succeeds().says("again");
+    }
+}
