@@ -9,6 +9,7 @@
 //! | 0 | [`oci`] | references, digests, platforms, manifests, config, history | where bytes live |
 //! | 0 | [`sys`] | the kernel door: the only `unsafe`; paths resolved beneath a root fd | images, builds |
 //! | 1 | [`plan`] | tree + args + base configs -> build graph; pure | IO, clock, environment |
+//! | 1 | [`sbom`] | package databases -> list of packages -> SPDX document; pure | images, layers, where files are |
 //! | 2 | [`context`] | the build context: walk, ignore, stat cache, content digests; git and http sources | Dockerfile, store |
 //! | 2 | [`registry`] | distribution client: auth, mirrors, pull, push, resume, retry | store, disk layout |
 //! | 2 | [`store`] | content-addressed blobs, snapshots' home, step cache, locks, GC | registry, layer contents |
@@ -27,6 +28,7 @@ pub mod oci;
 pub mod plan;
 pub mod registry;
 pub mod sandbox;
+pub mod sbom;
 pub mod snapshot;
 pub mod store;
 pub mod sys;

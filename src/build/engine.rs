@@ -191,7 +191,8 @@ impl Engine {
         self.refuse_secrets(&image.config)?;
         self.recorder.note_result(&image);
         let base = target.base.as_ref().zip(base).map(|(key, found)| (key.to_string(), found.base.digest.clone()));
-        Ok(PlatformOutcome { platform: target.platform.clone(), image, stack: stack.to_vec(), cache, epoch: target.epoch, base })
+        let (platform, stack, materials) = (target.platform.clone(), stack.to_vec(), self.materials());
+        Ok(PlatformOutcome { platform, image, stack, cache, epoch: target.epoch, materials, base })
     }
 
     /// A vertex's result as far as there is one.

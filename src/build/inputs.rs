@@ -89,6 +89,12 @@ impl Inputs {
         cell.get_or_init(fetch).await.clone()
     }
 
+    /// What ADD names, if it was fetched.
+    pub fn fetched(&self, from: &SourceFrom) -> Option<Result<Arc<Fetched>, BuildError>> {
+        let cell = self.fetched.lock().expect("no holder panics").get(&format!("{from:?}")).cloned();
+        cell?.get().cloned()
+    }
+
     /// What a repository's tree is known by without fetching it.
     pub async fn git_identity(&self, from: &SourceFrom) -> Result<String, BuildError> {
         fetched::git_identity(from, &self.request, &self.services.sources).await

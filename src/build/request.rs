@@ -225,6 +225,8 @@ pub struct PlatformOutcome {
     pub cache: Vec<crate::build::CacheEntry>,
     /// `SOURCE_DATE_EPOCH` in force.
     pub epoch: Option<i64>,
+    /// What came from elsewhere.
+    pub materials: Vec<crate::build::Material>,
     /// The base image's name and digest, for annotations and reports.
     pub base: Option<(String, crate::oci::Digest)>,
 }

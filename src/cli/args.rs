@@ -52,6 +52,8 @@ pub enum Verb {
     Inspect(super::inspect::InspectArgs),
     /// Show how an image was made
     History(super::inspect::HistoryArgs),
+    /// Print which packages are in an image, as an SPDX document
+    Sbom(super::sbom::SbomArgs),
     /// Show what differs between two images, and in which layer
     Diff(super::diff::DiffArgs),
     /// Build an image again and show what came out differently
@@ -125,9 +127,18 @@ pub struct BuildArgs {
     /// Programs of another processor than the image's are not an error
     #[arg(long)]
     pub allow_foreign: bool,
-    /// State how the image was made, beside it in the registry: mode=min, or mode=max with build arguments and Dockerfile
-    #[arg(long, value_name = "mode=min|max", num_args = 0..=1, default_missing_value = "mode=min", require_equals = true)]
+    /// State how the image was made: true, false, or mode=min|max,version=v1|v0.2,builder-id=URI [default: mode=min for what is pushed]
+    #[arg(long, value_name = "mode=min|max", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub provenance: Option<String>,
+    /// State which packages are in the image (SPDX)
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub sbom: Option<String>,
+    /// A statement about the image: type=provenance|sbom[,KEY=VALUE..]; repeatable
+    #[arg(long = "attest", value_name = "type=sbom|provenance,..")]
+    pub attest: Vec<String>,
+    /// How statements go with a pushed image: beside it (referrer), or as entries of an index above it (index)
+    #[arg(long, value_name = "referrer|index", default_value = "referrer", env = "RBUILD_ATTEST_FORM")]
+    pub attest_form: String,
     /// Take steps from a cache: REF, type=registry,ref=REF or type=local,src=DIR; repeatable
     #[arg(long = "cache-from", value_name = "REF|type=..")]
     pub cache_from: Vec<String>,

@@ -7,7 +7,7 @@ use crate::{
     cli::{
         annotations::Annotation,
         args::{BuildArgs, Cli},
-        cache,
+        attest, cache,
         call::{Call, Method},
         contexts, environment,
         failure::Failure,
@@ -17,7 +17,6 @@ use crate::{
         provenance, quality, reproducible, request, services, shell, upkeep, write,
     },
     dockerfile::lint::Warning,
-    export,
     oci::{Digest, Reference},
     registry::Client,
     sandbox::Cancel,
@@ -43,11 +42,13 @@ struct Found {
 fn build_and_show(cli: &Cli, args: &BuildArgs, found: &mut Found) -> Result<ExitCode, Failure> {
     let mut wanted = wanted(args)?;
     let call = Call::of(args)?;
+    let attestations = attest::Attestations::of(args)?;
     // What can be known to be wrong is said before anything is entered or made.
     wanted.check()?;
     let (mode, reporter) = reporter(args)?;
     let after = shell::OnError::of(args)?;
     let mut request = request::request(args, wanted.first_form()?.policy)?;
+    let mut source = attestations.source(args, wanted.is_pushed()?);
     let entered = services::enter(cli)?;
     let services = services::services(cli, &entered, environment::source_options(args.offline, &request.ssh, contexts::is_by_ssh(args)))?;
     let services = guarded::guard(services, args, &request);
@@ -58,7 +59,8 @@ fn build_and_show(cli: &Cli, args: &BuildArgs, found: &mut Found) -> Result<Exit
     let steps = write::Steps::new(watcher.clone());
     let result = services::drive(runtime, &services, async {
         // Fetched trees stay until everything is written.
-        let _fetched = contexts::fetch(args, &request::remote_contexts(args), &mut request, &services).await?;
+        let fetched = contexts::fetch(args, &request::remote_contexts(args), &mut request, &services).await?;
+        source.fetched = fetched.source.clone();
         if let Some(epoch) = request.plans.first().and_then(|plan| plan.context_epoch).filter(|_| args.reproducible && !has_own_epoch(args))
         {
             fix_times(epoch, &mut wanted, &mut request)?;
@@ -66,12 +68,11 @@ fn build_and_show(cli: &Cli, args: &BuildArgs, found: &mut Found) -> Result<Exit
         if call.method != Method::Build {
             return call.answer(&request, &services, &(steps.clone() as Arc<dyn build::Progress>)).await.map(Err);
         }
-        provenance::mode(args)?;
         watcher.look_at_args(&request);
         if let Some(text) = services::rung_note(&entered) {
             build::Progress::event(&*steps, build::Event::Note { step: None, text: &text });
         }
-        let Made { outcome, written } = make(args, request, &wanted, &services, &steps, &after).await?;
+        let Made { outcome, written } = make(args, request, &wanted, (attestations, &source), &services, &steps, &after).await?;
         Ok(Ok((built(&outcome, &written.descriptor.digest, &written.names), written)))
     });
     let result = result.inspect_err(|_: &Failure| reporter.failed());
@@ -110,6 +111,7 @@ pub async fn make(
     args: &BuildArgs,
     request: Request,
     wanted: &write::Wanted,
+    (attestations, source): (attest::Attestations, &provenance::Source),
     services: &build::Services,
     steps: &Arc<write::Steps>,
     after: &shell::OnError,
@@ -125,8 +127,9 @@ pub async fn make(
         refuse_foreign_programs(&outcome, services)?;
     }
     guarded::check_annotations(wanted, &services.secrets)?;
-    let written = write::write(&outcome, wanted, services, &|output| push_client(output, services), steps).await?;
-    state_provenance(args, &shown, &outcome, &written, started, services, steps).await?;
+    let (request, secrets) = (&shown, &services.secrets);
+    let attester = attest::Attester { wanted: attestations, args, request, outcome: &outcome, source, secrets, started };
+    let written = write::write(&outcome, wanted, services, &|output| push_client(output, services), steps, &attester).await?;
     cache::export(args, &outcome, caches.as_ref(), services, steps).await?;
     reproducible::record(&services.store, &written, &shown.dockerfile)?;
     Ok(Made { outcome, written })
@@ -158,33 +161,6 @@ fn push_client(output: &OutputSpec, services: &build::Services) -> Result<Client
     let names = output.attributes.get("name").map(String::as_str).unwrap_or_default().split(',');
     let hosts = names.filter_map(|name| Some(name.parse::<Reference>().ok()?.registry().to_owned()));
     services::client(&hosts.collect::<Vec<_>>())
-}
-
-/// Puts `--provenance` beside each image that was pushed.
-async fn state_provenance(
-    args: &BuildArgs,
-    request: &Request,
-    outcome: &Outcome,
-    written: &write::Written,
-    started: jiff::Timestamp,
-    services: &build::Services,
-    steps: &Arc<write::Steps>,
-) -> Result<(), Failure> {
-    let Some(mode) = provenance::mode(args)? else { return Ok(()) };
-    if written.pushed.is_empty() {
-        let text = "--provenance: nothing was pushed that it could be put beside";
-        build::Progress::event(&**steps, build::Event::Note { step: None, text });
-    }
-    let fail = |error: export::ExportError| Failure::new(format!("cannot state the provenance: {}", build::chain(&error)));
-    for write::PushedImage { client, top, names } in &written.pushed {
-        let statement = provenance::statement(mode, args, request, outcome, top, names, started);
-        let statement = services.secrets.mask(&statement).into_owned().into_bytes();
-        let attestation = export::write_attestation(&services.store, top, provenance::PREDICATE_TYPE, &statement).map_err(fail)?;
-        let name = names[0].with_digest(attestation.digest.clone());
-        write::push(&attestation, std::slice::from_ref(&name), &[], &*write::nothing_more(), client, services, steps).await?;
-        export::list_referrer(client, &name, top, &attestation).await.map_err(fail)?;
-    }
-    Ok(())
 }
 
 struct CancelOnDrop(Arc<Cancel>);

@@ -49,6 +49,8 @@ pub struct Fetched {
     archives: Vec<UnpackedContext>,
     /// `SOURCE_DATE_EPOCH=context`.
     epoch: Option<i64>,
+    /// The main context's URL without credentials, algorithm and digest.
+    pub source: Option<(String, (String, String))>,
 }
 
 /// The text of a Dockerfile and its name for messages.
@@ -183,6 +185,7 @@ impl Fetcher<'_> {
         let download = sources.fetch(wanted).await.map_err(|error| failed(&error))?;
         let parent = self.work_directory()?;
         let shown = crate::context::redact_url(url).into_owned();
+        fetched.source = Some((shown.clone(), ("sha256".to_owned(), download.digest.hex().to_owned())));
         let stream = read_stream(download.file, &shown, &parent, Limits::default()).map_err(|error| failed(&error))?;
         self.take_stream(stream, &shown, download.last_modified, request, fetched)
     }
@@ -222,6 +225,9 @@ impl Fetcher<'_> {
         self.read_inside(&checkout.root, request)?;
         request.context = ContextSource::Fetched { path: checkout.path.clone() };
         fetched.epoch = Some(checkout.commit_time);
+        let algorithm = if checkout.commit.len() == 64 { "sha256" } else { "sha1" };
+        let url = crate::context::redact_url(&self.args.context).into_owned();
+        fetched.source = Some((url, (algorithm.to_owned(), checkout.commit.clone())));
         fetched.checkouts.push(checkout);
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 mod annotations;
 mod args;
+mod attest;
 mod authorities;
 mod build;
 mod cache;
@@ -38,6 +39,7 @@ mod report;
 mod reproducible;
 mod request;
 mod run;
+mod sbom;
 mod services;
 mod shell;
 mod terminal;
@@ -100,6 +102,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Copy(args) => copy::copy(&cli, args),
         Verb::Inspect(args) => inspect::inspect(&cli, args),
         Verb::History(args) => inspect::history(&cli, args),
+        Verb::Sbom(args) => sbom::sbom(&cli, args),
         Verb::Diff(args) => diff::diff(&cli, args),
         Verb::Verify(args) => verify::verify(&cli, args),
         Verb::Index(args) => index::index(&cli, args),

@@ -14,7 +14,7 @@ use super::{
     failure::Failure,
     write::Written,
 };
-use crate::{build::chain, store::Store};
+use crate::{build::chain, oci::Digest, store::Store};
 
 /// How `rbuild` was called for a result.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub struct Call {
     pub dockerfile: String,
     /// Version of rbuild.
     pub version: String,
+    /// The manifest or index without what is stated about it, where that has another digest.
+    #[serde(default)]
+    pub image: Option<Digest>,
 }
 
 /// The time of a local context: its commit's, or 0 where there is none.
@@ -69,18 +72,19 @@ pub fn record(store: &Store, written: &Written, dockerfile: &str) -> Result<(), 
     let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     let directory = std::env::current_dir().map(|path| path.display().to_string()).unwrap_or_default();
     let epoch = std::env::var("SOURCE_DATE_EPOCH").ok();
-    let dockerfile = crate::oci::Digest::of(dockerfile.as_bytes()).to_string();
-    let call = Call { words, directory, epoch, dockerfile, version: env!("CARGO_PKG_VERSION").to_owned() };
+    let dockerfile = Digest::of(dockerfile.as_bytes()).to_string();
+    let image = (written.image.digest != written.descriptor.digest).then(|| written.image.digest.clone());
+    let call = Call { words, directory, epoch, dockerfile, version: env!("CARGO_PKG_VERSION").to_owned(), image };
     let payload = serde_json::to_string(&call).expect("plain data has a JSON form");
     store.record_step(&key(&written.descriptor.digest), &payload, &[]).map_err(|error| Failure::new(chain(&error)))
 }
 
 /// How an image came about, if it was built here.
-pub fn recorded(store: &Store, digest: &crate::oci::Digest) -> Result<Option<Call>, Failure> {
+pub fn recorded(store: &Store, digest: &Digest) -> Result<Option<Call>, Failure> {
     let found = store.step(&key(digest)).map_err(|error| Failure::new(chain(&error)))?;
     Ok(found.and_then(|found| serde_json::from_str(&found.payload).ok()))
 }
 
-fn key(digest: &crate::oci::Digest) -> String {
+fn key(digest: &Digest) -> String {
     format!("made {digest}")
 }

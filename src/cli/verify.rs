@@ -49,7 +49,8 @@ pub fn verify(cli: &Cli, args: &VerifyArgs) -> Result<ExitCode, Failure> {
     let told: serde_json::Value =
         serde_json::from_slice(&text).map_err(|error| Failure::new(format!("cannot read what was built: {error}")))?;
     let digest = told["containerimage.digest"].as_str().unwrap_or_default().to_owned();
-    if digest == top.digest.as_str() {
+    // What is stated about the image says when, and is not the image.
+    if digest == call.image.as_ref().unwrap_or(&top.digest).as_str() {
         println!("{} is reproduced: {digest}", args.image);
         return Ok(ExitCode::SUCCESS);
     }
@@ -63,7 +64,13 @@ pub fn verify(cli: &Cli, args: &VerifyArgs) -> Result<ExitCode, Failure> {
     let platforms = match media_type::is_index(&top.media_type) {
         true => {
             let index = store.index_blob(&top.digest).map_err(|error| Failure::new(chain(&error)))?;
-            index.manifests.into_iter().filter_map(|entry| Some(entry.platform?.to_string())).map(Some).collect()
+            index
+                .manifests
+                .into_iter()
+                .filter(|entry| !export::is_attestation(entry))
+                .filter_map(|entry| Some(entry.platform?.to_string()))
+                .map(Some)
+                .collect()
         }
         false => vec![None],
     };
@@ -141,7 +148,9 @@ fn build_args(call: &Call) -> Result<BuildArgs, Failure> {
         iidfile: None,
         metadata_file: None,
         code_quality: None,
-        provenance: None,
+        provenance: Some("false".to_owned()),
+        sbom: None,
+        attest: Vec::new(),
         cache_from: Vec::new(),
         cache_to: Vec::new(),
         ..(*args).clone()
@@ -179,6 +188,7 @@ mod tests {
             epoch: Some("5".to_owned()),
             dockerfile: String::new(),
             version: String::new(),
+            image: None,
         };
         let args = build_args(&call).unwrap();
         assert_eq!(args.outputs, ["type=image,compression=zstd"]);

@@ -37,6 +37,13 @@ enum Kind {
     Straight(File),
 }
 
+/// Writes a small file.
+pub fn write_file(destination: FileDestination, bytes: &[u8]) -> Result<()> {
+    let mut output = Output::open(destination)?;
+    output.write_all(bytes).at("write", output.path())?;
+    output.finish()
+}
+
 impl Output {
     pub(super) fn open(destination: FileDestination) -> Result<Self> {
         match destination {

@@ -22,6 +22,8 @@ pub enum ExportError {
     IsDirectory { path: PathBuf },
     #[error("{path} has a link where the layout needs a directory")]
     LinkInLayout { path: PathBuf },
+    #[error("layer {digest} is not in the store")]
+    MissingLayer { digest: Digest },
     #[error("{path} is not an OCI image layout's index")]
     NotAnIndex { path: PathBuf, source: serde_json::Error },
     #[error("blob {digest} has {found} bytes, {expected} were expected")]

@@ -71,19 +71,29 @@ pub struct Hidden {
 
 /// Reads all layers that are here; with `contents`, the digest of each file too.
 pub fn list(store: &Store, image: &Image, contents: bool) -> Result<Listing> {
+    let mut content = |_: &[u8], _: usize, _: &Entry, content: &mut dyn Read| digest_of(content).map(Some);
+    list_with(store, image, contents.then_some(&mut content as &mut Visit<'_>))
+}
+
+/// Told of each file of each layer that has content, lowest layer first: its path, the layer, its entry, its bytes. Gives
+/// the digest of what it read, if it knows it.
+pub(super) type Visit<'a> = dyn FnMut(&[u8], usize, &Entry, &mut dyn Read) -> io::Result<Option<Digest>> + 'a;
+
+/// As [`list`], with somebody who looks at the files on the way.
+pub(super) fn list_with(store: &Store, image: &Image, mut visit: Option<&mut Visit<'_>>) -> Result<Listing> {
     let mut listing = Listing::default();
     for (index, layer) in image.layers.iter().enumerate() {
         listing.layers.push(LayerFacts::default());
         if store.has_described(&layer.descriptor)? {
             listing.layers[index].is_here = true;
-            listing.add(store, layer, index, contents)?;
+            listing.add(store, layer, index, visit.as_deref_mut())?;
         }
     }
     Ok(listing)
 }
 
 impl Listing {
-    fn add(&mut self, store: &Store, layer: &Layer, index: usize, contents: bool) -> Result<()> {
+    fn add(&mut self, store: &Store, layer: &Layer, index: usize, mut visit: Option<&mut Visit<'_>>) -> Result<()> {
         let blob = io::BufReader::with_capacity(1 << 16, store.open_described(&layer.descriptor)?);
         let unreadable = |source| ExportError::Io { action: "read", path: layer.descriptor.digest.to_string().into(), source };
         let mut tar = TarReader::new(decompress(blob).map_err(unreadable)?);
@@ -102,15 +112,17 @@ impl Listing {
                 let hidden = if parent.is_empty() { hidden.to_vec() } else { [parent, b"/", hidden].concat() };
                 self.remove(&hidden, index);
             } else {
-                self.put(path, &entry, index, contents.then_some(&mut tar).filter(|_| entry.kind == EntryKind::File))
-                    .map_err(unreadable)?;
+                let content = match visit.as_deref_mut().filter(|_| entry.kind == EntryKind::File) {
+                    Some(visit) => visit(&path, index, &entry, &mut tar).map_err(unreadable)?,
+                    None => None,
+                };
+                self.put(path, &entry, index, content);
             }
         }
         Ok(())
     }
 
-    fn put(&mut self, path: Vec<u8>, entry: &Entry, layer: usize, content: Option<&mut impl Read>) -> io::Result<()> {
-        let content = content.map(digest_of).transpose()?;
+    fn put(&mut self, path: Vec<u8>, entry: &Entry, layer: usize, content: Option<Digest>) {
         let listed = Listed {
             kind: entry.kind.clone(),
             mode: entry.mode,
@@ -129,7 +141,6 @@ impl Listing {
         if let Some(before) = self.files.insert(path.clone(), listed) {
             self.waste(path, &before);
         }
-        Ok(())
     }
 
     fn remove(&mut self, path: &[u8], layer: usize) {
@@ -161,7 +172,7 @@ impl Listing {
     }
 }
 
-fn digest_of(content: &mut impl Read) -> io::Result<Digest> {
+fn digest_of(content: &mut dyn Read) -> io::Result<Digest> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 64 << 10];
     loop {

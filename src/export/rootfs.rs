@@ -22,7 +22,7 @@ use rustix::{
 };
 
 use super::{
-    destination::{FileDestination, Output},
+    destination::{FileDestination, Output, write_file},
     error::{ExportError, IoContext, Result},
 };
 use crate::{
@@ -46,6 +46,8 @@ pub struct RootfsTree {
     pub layers: Vec<RootDir>,
     /// Every entry's time, in seconds since 1970; as in the layers if it is not given.
     pub epoch: Option<i64>,
+    /// Files that are added beside those of the image, by name: statements about it.
+    pub extra: Vec<(String, Vec<u8>)>,
 }
 
 /// Writes the files as a tar; with `split`, each platform in a directory such as `linux_arm_v7`.
@@ -61,6 +63,9 @@ pub fn write_rootfs_tar(trees: &[RootfsTree], split: bool, destination: FileDest
             }
             Ok(())
         })?;
+        for (entry, bytes) in tree.extra_entries(split) {
+            tar.append(&entry, &mut &bytes[..]).at("write", &path)?;
+        }
     }
     let output = tar.finish().at("write", &path)?.into_inner().map_err(|error| error.into_error()).at("write", &path)?;
     output.finish()
@@ -75,7 +80,11 @@ pub fn write_rootfs_directory(trees: &[RootfsTree], split: bool, path: &Path) ->
     for tree in trees {
         tree.each_entry(split, |entry, content| writer.write(entry, content))?;
     }
-    writer.finish()
+    let left_out = writer.finish()?;
+    for (entry, bytes) in trees.iter().flat_map(|tree| tree.extra_entries(split)) {
+        write_file(FileDestination::Path(path.join(OsStr::from_bytes(&entry.path))), bytes)?;
+    }
+    Ok(left_out)
 }
 
 /// Removes everything in a directory, whose own links are not followed; one that isn't there is empty.
@@ -92,13 +101,27 @@ pub fn empty_directory(path: &Path) -> Result<()> {
 }
 
 impl RootfsTree {
+    fn extra_entries(&self, split: bool) -> impl Iterator<Item = (Entry, &[u8])> {
+        let prefix = self.prefix(split);
+        self.extra.iter().map(move |(name, bytes)| {
+            let mtime = Timestamp { seconds: self.epoch.unwrap_or(0), nanoseconds: 0 };
+            let (path, size) = (format!("{prefix}{name}").into_bytes(), bytes.len() as u64);
+            let entry = Entry { path, kind: EntryKind::File, mode: 0o644, uid: 0, gid: 0, mtime, size, xattrs: Vec::new() };
+            (entry, bytes.as_slice())
+        })
+    }
+
+    fn prefix(&self, split: bool) -> String {
+        if split { format!("{}/", self.platform.to_string().replace('/', "_")) } else { String::new() }
+    }
+
     /// Calls `visit` with each entry, directories before what is in them.
     fn each_entry(
         &self,
         split: bool,
         mut visit: impl FnMut(&Entry, &mut TarReader<BufReader<io::PipeReader>>) -> Result<()>,
     ) -> Result<()> {
-        let prefix = if split { format!("{}/", self.platform.to_string().replace('/', "_")) } else { String::new() };
+        let prefix = self.prefix(split);
         let (reader, writer) = io::pipe().at("make", "a pipe")?;
         std::thread::scope(|scope| {
             let producer =

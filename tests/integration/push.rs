@@ -160,7 +160,10 @@ fn provenance_is_found_beside_the_image() {
     assert_eq!(value["predicateType"], "https://slsa.dev/provenance/v1");
     assert_eq!(value["subject"][0]["digest"]["sha256"], digest.trim_start_matches("sha256:"));
     assert!(
-        value["predicate"]["buildDefinition"]["resolvedDependencies"][0]["uri"].as_str().unwrap().contains("library/alpine@latest"),
+        value["predicate"]["buildDefinition"]["resolvedDependencies"][0]["uri"]
+            .as_str()
+            .unwrap()
+            .contains("pkg:docker/alpine@latest?platform=linux%2F"),
         "{statement}"
     );
     assert!(!statement.contains("s3cret"), "mode min says no values of build arguments");

@@ -21,6 +21,7 @@ use crate::{
     build::{self, Progress, Request, Services, Silent, chain},
     cli::{
         args::{BuildArgs, Cli, ContainerArgs},
+        attest,
         build::{Made, make, reporter, wanted},
         contexts, environment,
         failure::Failure,
@@ -173,7 +174,9 @@ impl Session<'_> {
         let after = shell::OnError::of(build)?;
         let mut stale = None;
         let result = {
-            let work = make(build, request, &wanted, &services, &steps, &after);
+            let attestations = attest::Attestations::of(build)?;
+            let source = attestations.source(build, wanted.is_pushed()?);
+            let work = make(build, request, &wanted, (attestations, &source), &services, &steps, &after);
             tokio::pin!(work);
             loop {
                 tokio::select! {

@@ -11,12 +11,20 @@ use crate::{
 };
 
 /// Writes the files of the result.
-pub async fn write(outcome: &Outcome, output: &OutputSpec, services: &Services, steps: &Arc<Steps>) -> Result<(), Failure> {
+///
+/// `statements` are files for each platform, by name.
+pub async fn write(
+    outcome: &Outcome,
+    output: &OutputSpec,
+    statements: &[Vec<(String, Vec<u8>)>],
+    services: &Services,
+    steps: &Arc<Steps>,
+) -> Result<(), Failure> {
     let fail = |error: export::ExportError| Failure::new(format!("cannot export: {}", chain(&error)));
     match output.kind {
         OutputKind::Tar => {
             let work = async |_| {
-                let trees = trees(outcome, output, services, steps).await?;
+                let trees = trees(outcome, output, statements, services, steps).await?;
                 export::write_rootfs_tar(&trees, split(output, &trees)?, destination(output)?).map_err(fail)
             };
             steps.step("exporting files as tar", work).await
@@ -24,7 +32,7 @@ pub async fn write(outcome: &Outcome, output: &OutputSpec, services: &Services, 
         OutputKind::Local => {
             let path = output.dest.as_deref().ok_or_else(|| Failure::usage("--output type=local needs dest=DIRECTORY"))?;
             let work = async |_| {
-                let trees = trees(outcome, output, services, steps).await?;
+                let trees = trees(outcome, output, statements, services, steps).await?;
                 prepare(path, output)?;
                 export::write_rootfs_directory(&trees, split(output, &trees)?, path).map_err(fail)
             };
@@ -69,16 +77,23 @@ fn split(output: &OutputSpec, trees: &[RootfsTree]) -> Result<bool, Failure> {
     output.flag("platform-split", trees.len() > 1)
 }
 
-async fn trees(outcome: &Outcome, output: &OutputSpec, services: &Services, steps: &Arc<Steps>) -> Result<Vec<RootfsTree>, Failure> {
+async fn trees(
+    outcome: &Outcome,
+    output: &OutputSpec,
+    statements: &[Vec<(String, Vec<u8>)>],
+    services: &Services,
+    steps: &Arc<Steps>,
+) -> Result<Vec<RootfsTree>, Failure> {
     let progress: Arc<dyn Progress> = steps.clone();
     let mut list = Vec::with_capacity(outcome.platforms.len());
-    for platform in &outcome.platforms {
+    for (index, platform) in outcome.platforms.iter().enumerate() {
         let directories = platform.stack.iter().rev().map(|layer| layer.directory(services, &progress));
         let directories = futures_util::future::try_join_all(directories).await.map_err(|error| Failure::new(error.message))?;
         let open = |path| RootDir::open(path).map_err(|error| Failure::new(format!("cannot open a layer: {error}")));
         let layers = directories.iter().map(|path| open(path)).collect::<Result<_, _>>()?;
         let own = output.attributes.get("source-date-epoch").map(|text| text.parse().ok());
-        list.push(RootfsTree { platform: platform.platform.clone(), layers, epoch: own.unwrap_or(platform.epoch) });
+        let extra = statements.get(index).cloned().unwrap_or_default();
+        list.push(RootfsTree { platform: platform.platform.clone(), layers, epoch: own.unwrap_or(platform.epoch), extra });
     }
     Ok(list)
 }

@@ -83,26 +83,38 @@ impl Form {
         futures_util::future::try_join_all(blobs).await.map(drop).map_err(|error| Failure::new(error.message))
     }
 
-    /// Writes manifests and, for several platforms, the index.
-    pub fn write(&self, images: &[Image], services: &Services) -> Result<Descriptor, Failure> {
-        let fail = |error: export::ExportError| Failure::new(chain(&error));
-        let options = |platform: Option<&Platform>| ImageOptions {
+    /// Writes the manifest of each platform.
+    pub fn write_manifests(&self, images: &[Image], services: &Services) -> Result<Vec<Descriptor>, Failure> {
+        let mut manifests = Vec::with_capacity(images.len());
+        for image in images {
+            let options = self.options(Some(&image.platform));
+            let mut manifest = export::write_manifest(&services.store, image, &options).map_err(|error| Failure::new(chain(&error)))?;
+            manifest.annotations = self.annotations(AnnotationKind::ManifestDescriptor, Some(&image.platform));
+            manifests.push(manifest);
+        }
+        Ok(manifests)
+    }
+
+    /// What stands above the manifests: an index where there are several, or statements about them; else the only one.
+    pub fn write_top(&self, manifests: &[Descriptor], attestations: Vec<Descriptor>, services: &Services) -> Result<Descriptor, Failure> {
+        if let ([manifest], []) = (manifests, attestations.as_slice()) {
+            if !self.annotations(AnnotationKind::Index, None).is_empty() {
+                return Err(Failure::new(chain(&export::ExportError::IndexAnnotations)));
+            }
+            return Ok(Descriptor { annotations: Annotations::new(), ..manifest.clone() });
+        }
+        let entries = [manifests, &attestations].concat();
+        export::write_index(&services.store, entries, &self.options(None)).map_err(|error| Failure::new(chain(&error)))
+    }
+
+    fn options(&self, platform: Option<&Platform>) -> ImageOptions {
+        ImageOptions {
             oci_media_types: !self.docker_media_types,
             prefer_nondistributable_layers: self.prefer_nondistributable,
             manifest_annotations: self.annotations(AnnotationKind::Manifest, platform),
             index_annotations: self.annotations(AnnotationKind::Index, None),
             ..ImageOptions::default()
-        };
-        let [image] = images else {
-            let mut manifests = Vec::with_capacity(images.len());
-            for image in images {
-                let mut manifest = export::write_manifest(&services.store, image, &options(Some(&image.platform))).map_err(fail)?;
-                manifest.annotations = self.annotations(AnnotationKind::ManifestDescriptor, Some(&image.platform));
-                manifests.push(manifest);
-            }
-            return export::write_index(&services.store, manifests, &options(None)).map_err(fail);
-        };
-        export::write_image(&services.store, std::slice::from_ref(image), &options(Some(&image.platform))).map_err(fail)
+        }
     }
 }
 

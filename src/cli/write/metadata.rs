@@ -8,7 +8,6 @@ use super::Failure;
 use crate::{
     build::{Services, chain},
     oci::{Descriptor, Digest, Reference, media_type},
-    registry::Client,
 };
 
 /// What was written.
@@ -22,19 +21,8 @@ pub struct Written {
     pub config: Option<Digest>,
     /// Its names, those of registries too.
     pub names: Vec<Reference>,
-    /// What went to registries.
-    pub pushed: Vec<PushedImage>,
-}
-
-/// An image that went to a registry, which may be in another form than the store's.
-#[derive(Debug, Clone)]
-pub struct PushedImage {
-    /// The way there.
-    pub client: Client,
-    /// The manifest or index.
-    pub top: Descriptor,
-    /// Its names there.
-    pub names: Vec<Reference>,
+    /// The manifest or index without what is stated about it.
+    pub image: Descriptor,
 }
 
 impl Written {
@@ -48,7 +36,7 @@ impl Written {
             }
         };
         let image_id = config.clone().unwrap_or_else(|| descriptor.digest.clone());
-        Ok(Self { image_id, descriptor: descriptor.clone(), config, names, pushed: Vec::new() })
+        Ok(Self { image_id, descriptor: descriptor.clone(), config, names, image: descriptor.clone() })
     }
 
     /// The content of `--metadata-file`, with buildx's keys.

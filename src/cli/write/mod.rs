@@ -1,6 +1,7 @@
 //! A build's result to where `--tag` and `--output` want it. Blobs of base layers are fetched only for outputs that hold
 //! them: a push to the registry that has them moves none.
 
+mod attest;
 mod files;
 mod form;
 mod load;
@@ -8,14 +9,14 @@ mod metadata;
 mod registry;
 mod steps;
 
-use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
+use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 
 use futures_util::future::FutureExt;
 
 pub use self::{
     files::standard_output,
     form::Form,
-    metadata::{PushedImage, Written},
+    metadata::Written,
     registry::{nothing_more, push},
     steps::Steps,
 };
@@ -23,11 +24,12 @@ use crate::{
     build::{Layer, Outcome, Progress, Services, chain, short},
     cli::{
         annotations::{Annotation, AnnotationKind},
+        attest::Attester,
         failure::Failure,
         outputs::{OutputKind, OutputSpec},
     },
     export::{self, LayoutOptions, Obtain},
-    oci::{Descriptor, Digest, Reference},
+    oci::{Descriptor, Digest, Image, Reference},
     registry::Client,
 };
 
@@ -62,6 +64,11 @@ impl Wanted {
         Ok(())
     }
 
+    /// Whether anything goes to a registry.
+    pub fn is_pushed(&self) -> Result<bool, Failure> {
+        self.outputs.iter().try_fold(false, |found, output| Ok(found || output.is_pushed()?))
+    }
+
     /// The form of the image that names in the store stand for.
     pub fn first_form(&self) -> Result<Form, Failure> {
         match self.outputs.iter().find(|output| output.is_image()) {
@@ -91,11 +98,18 @@ pub async fn write(
     services: &Services,
     client_of: &dyn Fn(&OutputSpec) -> Result<Client, Failure>,
     steps: &Arc<Steps>,
+    attester: &Attester<'_>,
 ) -> Result<Written, Failure> {
     let progress: Arc<dyn Progress> = steps.clone();
-    let pushed = RefCell::default();
-    let writer = Writer { outcome, wanted, services, client_of, steps, progress, pushed };
-    let first = writer.made(&wanted.first_form()?).await?;
+    let is_stated = Cell::new(false);
+    let writer = Writer { outcome, wanted, services, client_of, steps, progress, attester, is_stated };
+    let mut first = writer.made(&wanted.first_form()?).await?;
+    let image = first.top.clone();
+    if let Some(output) = wanted.outputs.iter().find(|output| output.is_image()).filter(|output| output.kind != OutputKind::Oci)
+        && attester.is_in_index(output)?
+    {
+        writer.put_in_index(&mut first, output, &wanted.names(output)?).await?;
+    }
     let mut names = writer.with_digest_tags(&wanted.tags, &first.top);
     writer.name(&first, &names).await?;
     for output in &wanted.outputs {
@@ -105,8 +119,11 @@ pub async fn write(
             }
         }
     }
+    if attester.wanted.are_asked_for() && !writer.is_stated.get() {
+        attester.note(steps, "no output has a place for the statements that were asked for: push it, or write type=oci, local or tar");
+    }
     let written = Written::of(services, &first.top, names)?;
-    Ok(Written { pushed: writer.pushed.into_inner(), ..written })
+    Ok(Written { image, ..written })
 }
 
 struct Writer<'a> {
@@ -116,12 +133,16 @@ struct Writer<'a> {
     client_of: &'a dyn Fn(&OutputSpec) -> Result<Client, Failure>,
     steps: &'a Arc<Steps>,
     progress: Arc<dyn Progress>,
-    pushed: RefCell<Vec<PushedImage>>,
+    attester: &'a Attester<'a>,
+    /// Whether an output had a place for statements.
+    is_stated: Cell<bool>,
 }
 
 /// An image in one form.
 struct Made {
     form: Form,
+    /// The image of each platform and its manifest.
+    images: Vec<(Image, Descriptor)>,
     top: Descriptor,
 }
 
@@ -130,7 +151,15 @@ impl Writer<'_> {
     async fn made(&self, form: &Form) -> Result<Made, Failure> {
         let images = self.outcome.platforms.iter().map(|platform| form.image(platform, self.services, &self.progress));
         let images = futures_util::future::try_join_all(images).await?;
-        Ok(Made { form: form.clone(), top: form.write(&images, self.services)? })
+        let manifests = form.write_manifests(&images, self.services)?;
+        let top = form.write_top(&manifests, Vec::new(), self.services);
+        // Above a single manifest only statements make an index, and they come later.
+        let is_index_later = self.attester.wanted.in_index || self.attester.wanted.are_asked_for();
+        let top = match top {
+            Err(_) if is_index_later => manifests[0].clone(),
+            top => top?,
+        };
+        Ok(Made { form: form.clone(), images: images.into_iter().zip(manifests).collect(), top })
     }
 
     /// Fetches what the store lacks of it.
@@ -180,10 +209,15 @@ impl Writer<'_> {
     /// Gives the names that the image has got by it.
     async fn write_output(&self, output: &OutputSpec) -> Result<Vec<Reference>, Failure> {
         if !output.is_image() {
-            files::write(self.outcome, output, self.services, self.steps).await?;
+            let statements = self.file_statements(output).await?;
+            files::write(self.outcome, output, &statements, self.services, self.steps).await?;
             return Ok(Vec::new());
         }
-        let made = self.made(&self.wanted.form(output)?).await?;
+        let mut made = self.made(&self.wanted.form(output)?).await?;
+        let is_in_index = self.attester.is_in_index(output)?;
+        if is_in_index {
+            self.put_in_index(&mut made, output, &self.wanted.names(output)?).await?;
+        }
         let names = self.with_digest_tags(&self.wanted.names(output)?, &made.top);
         let is_pushed = output.is_pushed()?;
         if let Some(note) = ignored(output)? {
@@ -201,7 +235,10 @@ impl Writer<'_> {
             self.services.store.tag_all(&names, &made.top).map_err(|error| Failure::new(chain(&error)))?;
         }
         if is_pushed {
-            self.push(output, &made, &names).await?;
+            let client = self.push(output, &made, &names).await?;
+            if !is_in_index {
+                self.put_beside(&made, &names, &client).await?;
+            }
         }
         if matches!(output.kind, OutputKind::Oci | OutputKind::Docker) {
             let options = LayoutOptions {
@@ -214,7 +251,7 @@ impl Writer<'_> {
         Ok(names)
     }
 
-    async fn push(&self, output: &OutputSpec, made: &Made, names: &[Reference]) -> Result<(), Failure> {
+    async fn push(&self, output: &OutputSpec, made: &Made, names: &[Reference]) -> Result<Client, Failure> {
         let stack = || self.outcome.platforms.iter().flat_map(|platform| platform.stack.iter());
         let mut mount_from: Vec<Reference> = stack().filter_map(|layer| layer.came_with().cloned()).collect();
         mount_from.sort();
@@ -237,8 +274,7 @@ impl Writer<'_> {
             false => names.to_vec(),
         };
         push(&made.top, &names, &mount_from, &*obtain, &client, self.services, self.steps).await?;
-        self.pushed.borrow_mut().push(PushedImage { client, top: made.top.clone(), names });
-        Ok(())
+        Ok(client)
     }
 
     async fn write_archive(&self, output: &OutputSpec, top: &Descriptor, options: &LayoutOptions) -> Result<(), Failure> {
@@ -286,9 +322,6 @@ fn ignored(output: &OutputSpec) -> Result<Option<String>, Failure> {
     }
     if output.attributes.contains_key("compatibility-version") {
         reasons.push("compatibility-version: there is one format");
-    }
-    if output.attributes.contains_key("oci-artifact") {
-        reasons.push("oci-artifact: attestations are always artifacts");
     }
     Ok((!reasons.is_empty()).then(|| format!("ignored in --output: {}", reasons.join("; "))))
 }

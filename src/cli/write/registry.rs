@@ -45,7 +45,7 @@ pub async fn push(
     Ok(())
 }
 
-fn by_repository(names: &[Reference]) -> Vec<Vec<Reference>> {
+pub fn by_repository(names: &[Reference]) -> Vec<Vec<Reference>> {
     let mut groups: Vec<Vec<Reference>> = Vec::new();
     for name in names {
         let same = |group: &&mut Vec<Reference>| (group[0].registry(), group[0].repository()) == (name.registry(), name.repository());
