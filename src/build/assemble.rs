@@ -25,6 +25,10 @@ pub struct NewLayer {
 pub fn assemble(target: &Target, base: Option<&Base>, new_layers: &[NewLayer]) -> Image {
     let epoch = target.epoch.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
     let mut config = target.config.clone();
+    // The cache of a base image is of the base image.
+    for key in ["moby.buildkit.cache.v0", "rbuild.cache.v1"] {
+        config.extra.remove(key);
+    }
     let mut layers: Vec<Layer> = base.map(|base| base.image.layers.clone()).unwrap_or_default();
     let base_layers = layers.len();
     layers.extend(new_layers.iter().map(|new| new.layer.clone()));

@@ -17,6 +17,7 @@ use crate::{
         request::Services,
     },
     oci::{Descriptor, Reference},
+    snapshot::Ahead,
 };
 
 /// One of a step's blobs out of a cache elsewhere.
@@ -26,6 +27,12 @@ pub async fn fetch_cached(known: &[crate::oci::Layer], services: &Services) -> R
     let layer = known.iter().find(|layer| remote.has(&layer.descriptor)).ok_or_else(gone)?;
     let failed = |reason| BuildError::new(Kind::Cache, format!("a layer of the cache can't be had: {reason}"));
     remote.fetch(layer.descriptor.clone()).await.map_err(failed)?;
+    // The digest says that these are the bytes that were meant, not that they are the layer.
+    let blob = services.store.open_described(&layer.descriptor).map_err(BuildError::store)?;
+    let diff_id = blocking(move || Ahead::new(blob)?.finish()).await.map_err(|error| failed(error.to_string()))?;
+    if diff_id != layer.diff_id {
+        return Err(failed(format!("{} unpacks to {diff_id}, not to {}", layer.descriptor.digest, layer.diff_id)));
+    }
     Ok(layer.clone())
 }
 

@@ -50,6 +50,9 @@ pub(super) struct Record {
     pub(super) layer: String,
     /// When it was made.
     created: jiff::Timestamp,
+    /// Whose it is, if it came from a cache elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) writer: Option<String>,
     /// Its blobs, by the way they are written.
     pub(super) blobs: Vec<PolicyBlob>,
     /// Names of the secrets that these blobs were searched for.
@@ -315,7 +318,7 @@ impl Engine {
             return Err(error);
         }
         self.progress.event(Event::Finished { step, duration });
-        let record = Record { layer, created: jiff::Timestamp::now(), blobs: Vec::new(), searched: BTreeSet::new() };
+        let record = Record { layer, created: jiff::Timestamp::now(), writer: None, blobs: Vec::new(), searched: BTreeSet::new() };
         self.write_record(id, &parent.result, &key, &record, true).await?;
         self.keep_facts(id, &facts);
         Ok(self.realised_from(id, record, &parent))
@@ -353,7 +356,7 @@ impl Engine {
 
     fn local_record(&self, key: &str) -> Result<Option<Record>, BuildError> {
         let found = self.services.store.step(key).map_err(BuildError::store)?;
-        Ok(found.and_then(|found| serde_json::from_str(&found.payload).ok()))
+        Ok(found.and_then(|found| serde_json::from_str(&found.payload).ok()).filter(|record| self.is_trusted(record)))
     }
 
     /// The record of a key, if its layer can still be had as this build would write it; and how it was found, `hit` if it
@@ -403,7 +406,8 @@ impl Engine {
         {
             keys.push(facts.key());
         }
-        for key in keys.iter().skip(usize::from(!is_new)) {
+        // What a cache says is ours to keep once its layer was had and was what it said: at the end.
+        for key in keys.iter().skip(usize::from(!is_new)).filter(|_| record.writer.is_none()) {
             self.store_record(key, record)?;
         }
         self.note_record(id, record, keys);
@@ -428,6 +432,7 @@ impl Engine {
             let Some((mut record, keys)) = self.records[id.0].lock().expect("no holder panics").clone() else { continue };
             let searched = layer.searched();
             let mut is_new = !searched.is_subset(&record.searched);
+            is_new |= record.writer.is_some();
             record.searched.extend(searched);
             for blob in layer.known_blobs() {
                 if !record.blobs.contains(&blob) {

@@ -18,11 +18,11 @@ use crate::{
         blob::{BlobReader, fetch, fetch_cached, with_blob},
         error::chain,
         request::{LayerPolicy, Services},
-        secrets::{self, Searching, Secrets},
+        secrets::{self, Found, Searching, Secrets},
     },
-    oci::{ChainId, Descriptor, DiffId, Digest, Reference},
+    oci::{Annotations, ChainId, Descriptor, DiffId, Digest, Reference},
     snapshot::{
-        self, Ahead, ApplyOptions, Limits, TimestampPolicy,
+        self, Ahead, ApplyOptions, Compression, Limits, TimestampPolicy,
         layered::{LayerIndex, LayeredRoot, Lower, index_layer},
     },
     store::{Lease, LeaseKind, SnapshotDraft, SnapshotId, Store},
@@ -252,6 +252,7 @@ impl Layer {
             Origin::Base { layer, source, step } => ((**layer).clone(), source.clone(), *step),
             Origin::Step { .. } => (self.fetched_blob(services).await?, BlobSource::Store, StepId(0)),
         };
+        let is_own = matches!(self.origin, Origin::Step { .. });
         let (this, apply_services, apply_progress) = (self.clone(), services.clone(), progress.clone());
         let (runtime, wanted) = (tokio::runtime::Handle::current(), layer.clone());
         let apply = move |blob: BlobReader| {
@@ -261,7 +262,7 @@ impl Layer {
                 let paths = runtime.block_on(directories(&this.below, &apply_services, &apply_progress));
                 open_roots(&paths.map_err(std::io::Error::other)?)
             };
-            unpack_blob(blob, &wanted, &below, &apply_services)
+            unpack_blob(blob, &wanted, is_own, &below, &apply_services)
         };
         let draft = with_blob(&layer.descriptor, &source, step, services, progress, apply).await?;
         let snapshot = self.snapshot.clone();
@@ -345,6 +346,7 @@ impl Layer {
 fn unpack_blob(
     blob: BlobReader,
     layer: &crate::oci::Layer,
+    is_own: bool,
     below: snapshot::Below<'_>,
     services: &Services,
 ) -> Result<SnapshotDraft, BuildError> {
@@ -355,6 +357,12 @@ fn unpack_blob(
     let options = ApplyOptions { ownership: services.ownership, ..ApplyOptions::default() };
     snapshot::apply_layer(&mut tar, &dest, below, &options).map_err(|error| fail(&error))?;
     check_diff_id(layer, tar.finish().map_err(|error| fail(&error))?)?;
+    if is_own && layer.descriptor.annotations.contains_key(snapshot::TOC_DIGEST) {
+        // What the format added to the tar, the step did not make.
+        for name in [snapshot::TOC_NAME, snapshot::NO_PREFETCH_LANDMARK] {
+            std::fs::remove_file(draft.fs().join(name)).map_err(|error| fail(&error))?;
+        }
+    }
     draft.set_layer(layer).map_err(BuildError::store)?;
     Ok(draft)
 }
@@ -382,19 +390,39 @@ fn pack_directory(upper: &Path, lowers: Vec<Lower>, policy: LayerPolicy, service
         Some(epoch) => TimestampPolicy::Clamp(epoch),
     };
     let blob = services.store.blob_writer().map_err(BuildError::store)?.hashed_by_caller();
-    let writer = snapshot::LayerWriter::new(blob, policy.compression, &services.pool).map_err(|error| fail(&error))?;
-    let mut writer = Searching::new(writer, &services.secrets);
-    let until = UntilCancelled::new(&mut writer, &services.cancel);
-    snapshot::write_layer(&changes, &root, until, timestamps).map_err(|error| fail(&error))?;
-    let (writer, found) = writer.finish();
-    if let Some(found) = found {
-        // The blob has no name yet, and gets none.
-        let path = secrets::name_file(&changes, &root, &services.secrets).unwrap_or_default();
-        return Err(Secrets::refusal(&found, &format!("/{path}")));
-    }
-    let (blob, written) = writer.finish().map_err(|error| fail(&error))?;
+    // The blob has no name yet, and gets none.
+    let refuse_secret = |found: Option<Found>| match found {
+        Some(found) => {
+            let path = secrets::name_file(&changes, &root, &services.secrets).unwrap_or_default();
+            Err(Secrets::refusal(&found, &format!("/{path}")))
+        }
+        None => Ok(()),
+    };
+    let (blob, written, annotations) = match policy.compression {
+        Compression::Estargz(level) => {
+            let produce = |out| {
+                let mut out = Searching::new(out, &services.secrets);
+                let until = UntilCancelled::new(&mut out, &services.cancel);
+                snapshot::write_layer(&changes, &root, until, timestamps).map(|_| out.finish().1)
+            };
+            let made = snapshot::write_estargz_of(produce, blob, level, &services.pool).map_err(|error| fail(&error))?;
+            refuse_secret(made.0.map_err(|error| fail(&error))?)?;
+            made.1.map_err(|error| fail(&error))?
+        }
+        compression => {
+            let writer = snapshot::LayerWriter::new(blob, compression, &services.pool).map_err(|error| fail(&error))?;
+            let mut writer = Searching::new(writer, &services.secrets);
+            let until = UntilCancelled::new(&mut writer, &services.cancel);
+            snapshot::write_layer(&changes, &root, until, timestamps).map_err(|error| fail(&error))?;
+            let (writer, found) = writer.finish();
+            refuse_secret(found)?;
+            let (blob, written) = writer.finish().map_err(|error| fail(&error))?;
+            (blob, written, Annotations::new())
+        }
+    };
     blob.complete_hashed(&written.digest, written.size_bytes).map_err(BuildError::store)?;
-    let descriptor = Descriptor::new(policy.compression.media_type(), written.digest, written.size_bytes);
+    let mut descriptor = Descriptor::new(policy.compression.media_type(), written.digest, written.size_bytes);
+    descriptor.annotations = annotations;
     Ok(crate::oci::Layer { descriptor, diff_id: written.diff_id })
 }
 

@@ -1,12 +1,12 @@
-//! A base layer's blob in another compression (`force-compression`): the same tar, so the same diff_id. Done once; the
-//! store remembers it.
+//! A base layer's blob in another compression (`force-compression`): the same tar, so the same diff_id; as eStargz the same
+//! files in a tar of its own. Done once; the store remembers it.
 
 use std::{io, sync::Arc};
 
 use crate::{
     build::{BuildError, Kind, Layer, Progress, Services, error::chain, layer::blocking},
-    oci::Descriptor,
-    snapshot::{self, Compression},
+    oci::{Annotations, Descriptor},
+    snapshot::{self, Ahead, Compression, TarReader},
 };
 
 impl Layer {
@@ -40,15 +40,24 @@ fn recompress(layer: &crate::oci::Layer, compression: Compression, services: &Se
     let digest = &layer.descriptor.digest;
     let fail = |error: &dyn std::error::Error| BuildError::new(Kind::Base, format!("cannot recompress layer {digest}: {}", chain(error)));
     let blob = services.store.open_described(&layer.descriptor).map_err(BuildError::store)?;
-    let mut tar = snapshot::decompress(blob).map_err(|error| fail(&error))?;
+    let mut tar = Ahead::new(blob).map_err(|error| fail(&error))?;
     let sink = services.store.blob_writer().map_err(BuildError::store)?;
-    let mut writer = snapshot::LayerWriter::new(sink, compression, &services.pool).map_err(|error| fail(&error))?;
-    io::copy(&mut tar, &mut writer).map_err(|error| fail(&error))?;
-    let (blob, written) = writer.finish().map_err(|error| fail(&error))?;
-    if written.diff_id != layer.diff_id {
-        let message = format!("layer {digest} unpacks to {}, the image's config says {}", written.diff_id, layer.diff_id);
+    let (blob, written, annotations) = if let Compression::Estargz(level) = compression {
+        let mut entries = TarReader::new(&mut tar);
+        snapshot::write_estargz(&mut entries, sink, level, &services.pool).map_err(|error| fail(&error))?
+    } else {
+        let mut writer = snapshot::LayerWriter::new(sink, compression, &services.pool).map_err(|error| fail(&error))?;
+        io::copy(&mut tar, &mut writer).map_err(|error| fail(&error))?;
+        let (blob, written) = writer.finish().map_err(|error| fail(&error))?;
+        (blob, written, Annotations::new())
+    };
+    let found = tar.finish().map_err(|error| fail(&error))?;
+    if found != layer.diff_id {
+        let message = format!("layer {digest} unpacks to {found}, the image's config says {}", layer.diff_id);
         return Err(BuildError::new(Kind::Base, message).with_hint("the image is damaged or forged; pull it from another place"));
     }
     let (digest, size) = blob.complete().map_err(BuildError::store)?;
-    Ok(crate::oci::Layer { descriptor: Descriptor::new(compression.media_type(), digest, size), diff_id: written.diff_id })
+    let mut descriptor = Descriptor::new(compression.media_type(), digest, size);
+    descriptor.annotations = annotations;
+    Ok(crate::oci::Layer { descriptor, diff_id: written.diff_id })
 }

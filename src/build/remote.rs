@@ -31,6 +31,8 @@ pub struct CacheEntry {
     pub payload: String,
     /// Its layer, in each of its forms.
     pub blobs: Vec<Descriptor>,
+    /// Whose it is, if it came from a cache; else it is this build's own.
+    pub writer: Option<String>,
     /// Whether its layer is one of the result's.
     pub in_result: bool,
 }
@@ -70,12 +72,22 @@ impl Engine {
         let mut record: Record = serde_json::from_str(&payload).ok()?;
         // That it was searched for ours is not for others to say.
         record.searched.clear();
+        // One that names no writer is a stranger's, not our own.
+        record.writer = Some(record.writer.unwrap_or_default());
         Some(record)
+    }
+
+    /// Whether a record counts: our own do, and those of writers that are trusted.
+    pub(super) fn is_trusted(&self, record: &Record) -> bool {
+        let trust = &self.request.cache_trust;
+        trust.is_empty() || record.writer.as_ref().is_none_or(|writer| trust.contains(writer))
     }
 }
 
 fn entry(key: String, record: &Record, in_result: bool) -> CacheEntry {
-    let payload = serde_json::to_string(record).expect("plain data has a JSON form");
+    let mut record = record.clone();
+    let writer = record.writer.take();
+    let payload = serde_json::to_string(&record).expect("plain data has a JSON form");
     let blobs = record.blobs.iter().map(|(_, layer)| layer.descriptor.clone()).collect();
-    CacheEntry { key, payload, blobs, in_result }
+    CacheEntry { key, payload, blobs, writer, in_result }
 }

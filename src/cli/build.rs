@@ -119,10 +119,11 @@ pub async fn make(
     let started = jiff::Timestamp::now();
     let shown = request.clone();
     let caches = cache::Caches::open(args, services, steps).await?;
-    let outcome = build_with_caches(request, caches.clone(), services, steps).await.map_err(|error| {
+    let mut outcome = build_with_caches(request, caches.clone(), services, steps).await.map_err(|error| {
         after.remember(&error);
         failure(&shown, &error, &services.secrets)
     })?;
+    cache::put_inline(args, &mut outcome)?;
     if !args.allow_foreign {
         refuse_foreign_programs(&outcome, services)?;
     }

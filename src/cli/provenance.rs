@@ -137,7 +137,8 @@ pub fn statement(options: &Options, attester: &Attester<'_>, subjects: &Subjects
         "subject": subjects.json(),
         "predicate": predicate,
     });
-    serde_json::to_string_pretty(&value).expect("a JSON value")
+    let text = serde_json::to_string_pretty(&value).expect("a JSON value");
+    attester.secrets.mask(&text).into_owned().into_bytes()
 }
 
 fn predicate_v1(options: &Options, attester: &Attester<'_>) -> Value {

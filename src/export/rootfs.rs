@@ -287,7 +287,7 @@ mod tests {
         fs::hard_link(layer.join("d/file"), layer.join("d/link")).unwrap();
         symlink("/etc/passwd", layer.join("d/symlink")).unwrap();
         fs::set_permissions(layer.join("d/closed"), fs::Permissions::from_mode(0o500)).unwrap();
-        RootfsTree { platform: platform.parse().unwrap(), layers: vec![RootDir::open(&layer).unwrap()], epoch }
+        RootfsTree { platform: platform.parse().unwrap(), layers: vec![RootDir::open(&layer).unwrap()], epoch, extra: Vec::new() }
     }
 
     fn names(path: &Path) -> Vec<String> {

@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_sqlite_database_is_read_from_its_bytes() {
-        let connection = Connection::open_in_memory().unwrap();
+        let mut connection = Connection::open_in_memory().unwrap();
         connection.execute("CREATE TABLE Packages (hnum INTEGER PRIMARY KEY, blob BLOB NOT NULL)", []).unwrap();
         for blob in [bash(), header(&[(tag::NAME, "gpg-pubkey"), (tag::VERSION, "1")])] {
             connection.execute("INSERT INTO Packages (blob) VALUES (?1)", [blob]).unwrap();

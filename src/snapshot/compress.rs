@@ -34,6 +34,8 @@ pub enum Compression {
     Gzip(u32),
     /// Level 1 to 22.
     Zstd(i32),
+    /// gzip that can be read file by file; level 0 to 9. Written by [`super::write_estargz`].
+    Estargz(u32),
 }
 
 impl Default for Compression {
@@ -52,7 +54,7 @@ impl Compression {
     pub fn media_type(self) -> &'static str {
         match self {
             Self::None => media_type::OCI_LAYER,
-            Self::Gzip(_) => media_type::OCI_LAYER_GZIP,
+            Self::Gzip(_) | Self::Estargz(_) => media_type::OCI_LAYER_GZIP,
             Self::Zstd(_) => media_type::OCI_LAYER_ZSTD,
         }
     }
@@ -139,7 +141,7 @@ impl Tools {
     fn compress(&mut self, block: &[u8], compression: Compression) -> io::Result<Vec<u8>> {
         match compression {
             Compression::None => Ok(block.to_vec()),
-            Compression::Gzip(level) => self.gzip_member(block, level),
+            Compression::Gzip(level) | Compression::Estargz(level) => self.gzip_member(block, level),
             // An empty stream is one empty frame.
             Compression::Zstd(level) => zstd::bulk::compress(block, level),
         }

@@ -39,6 +39,8 @@ pub struct LayerWriter<'a, W: Write> {
     pool: &'a CompressPool,
     block: Vec<u8>,
     pending: VecDeque<Receiver<io::Result<Vec<u8>>>>,
+    /// Where each block that was written begins in the blob.
+    offsets: Vec<u64>,
     hasher: Hasher,
 }
 
@@ -47,15 +49,42 @@ impl<'a, W: Write> LayerWriter<'a, W> {
     pub fn new(sink: W, compression: Compression, pool: &'a CompressPool) -> io::Result<Self> {
         let sink = Hashing { inner: sink, hash: Sha256::new(), size_bytes: 0 };
         let block = Vec::with_capacity(compression.block_size());
-        Ok(Self { sink, compression, pool, block, pending: VecDeque::new(), hasher: Hasher::start()? })
+        Ok(Self { sink, compression, pool, block, pending: VecDeque::new(), offsets: Vec::new(), hasher: Hasher::start()? })
     }
 
     /// Ends the blob; gives the sink back.
     pub fn finish(mut self) -> io::Result<(W, LayerBlob)> {
         self.cut(true)?;
+        self.finish_with(&[])
+    }
+
+    /// What follows begins a block of its own; gives that block's number.
+    pub(super) fn start_member(&mut self) -> io::Result<u64> {
+        if !self.block.is_empty() {
+            self.cut(false)?;
+        }
+        Ok((self.offsets.len() + self.pending.len()) as u64)
+    }
+
+    /// Where each block so far begins, and where the next one will; waits for all of them.
+    pub(super) fn offsets(&mut self) -> io::Result<Vec<u64>> {
         while !self.pending.is_empty() {
             self.write_next()?;
         }
+        let mut offsets = self.offsets.clone();
+        offsets.push(self.sink.size_bytes);
+        Ok(offsets)
+    }
+
+    /// Ends the blob with bytes that are compressed already and stand for no plain ones.
+    pub(super) fn finish_with(mut self, tail: &[u8]) -> io::Result<(W, LayerBlob)> {
+        if !self.block.is_empty() {
+            self.cut(true)?;
+        }
+        while !self.pending.is_empty() {
+            self.write_next()?;
+        }
+        self.sink.write_all(tail)?;
         let (hash, uncompressed_bytes) = self.hasher.finish();
         self.sink.flush()?;
         let Hashing { inner, hash: compressed, size_bytes } = self.sink;
@@ -81,6 +110,7 @@ impl<'a, W: Write> LayerWriter<'a, W> {
     fn write_next(&mut self) -> io::Result<()> {
         let Some(first) = self.pending.pop_front() else { return Ok(()) };
         let block = first.recv().map_err(|_| io::Error::other("a compression thread died"))??;
+        self.offsets.push(self.sink.size_bytes);
         self.sink.write_all(&block)
     }
 }

@@ -67,3 +67,99 @@ fn only_trusted_writers_count() {
     let third = Bed::caller();
     assert_eq!(third.dockerfile(STAGES).image("app", &["--cache-from", &from, "--cache-trust", "ci"]), digest);
 }
+
+#[test]
+fn an_image_can_hold_its_own_cache() {
+    let (first, second) = (Bed::caller(), Bed::caller());
+    let app = name(&first);
+    first.dockerfile(STAGES).build(&["-t", &app, "--push", "--cache-to", "type=inline"]).succeeds();
+    let outcome = second.dockerfile(STAGES).build(&["-t", "app", "--cache-from", &app]);
+    outcome.succeeds().says("steps").does_not_say("is not used");
+    // The same layers, out of another store: the files that are made at random are those of the first build.
+    let layers = |bed: &Bed, name: &str| -> serde_json::Value {
+        let outcome = bed.run(&["inspect", "--json", name]);
+        let value: serde_json::Value = serde_json::from_str(&outcome.succeeds().out).unwrap();
+        value["config"]["rootfs"]["diff_ids"].clone()
+    };
+    assert!(layers(&first, &app).is_array());
+    assert_eq!(layers(&second, "app"), layers(&first, &app));
+    first.build(&["--cache-to", "type=inline", "--reproducible"]).fails().says("no part of a reproducible image");
+}
+
+#[test]
+fn a_layer_that_is_not_what_its_record_says_is_a_miss() {
+    let (first, second) = (Bed::caller(), Bed::caller());
+    let folder = first.path("out/cache");
+    let digest = first.dockerfile(STAGES).image("app", &["--cache-to", &format!("type=local,dest={}", folder.display())]);
+    // Every name of a layer's tar in the records is made another's: the blobs are whole, and not what they are said to be.
+    let read = |path: &std::path::Path| -> serde_json::Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+    let blob = |digest: &str| folder.join("blobs/sha256").join(digest.trim_start_matches("sha256:"));
+    let put = |text: String| -> String {
+        let digest = crate::support::digest(text.as_bytes());
+        fs::write(blob(&digest), text).unwrap();
+        digest
+    };
+    let mut index = read(&folder.join("index.json"));
+    let mut manifest = read(&blob(index["manifests"][0]["digest"].as_str().unwrap()));
+    let mut config = read(&blob(manifest["config"]["digest"].as_str().unwrap()));
+    for entry in config["entries"].as_array_mut().unwrap() {
+        let record = entry["record"].as_str().unwrap().replace("\"diff_id\":\"sha256:", "\"diff_id\":\"sha256:0000");
+        let mut record: serde_json::Value = serde_json::from_str(&record).unwrap();
+        for blob in record["blobs"].as_array_mut().unwrap() {
+            let forged = blob[1]["diff_id"].as_str().unwrap()[.."sha256:".len() + 64].to_owned();
+            blob[1]["diff_id"] = forged.into();
+        }
+        entry["record"] = record.to_string().into();
+    }
+    let text = config.to_string();
+    manifest["config"]["size"] = text.len().into();
+    manifest["config"]["digest"] = put(text).into();
+    let text = manifest.to_string();
+    index["manifests"][0]["size"] = text.len().into();
+    index["manifests"][0]["digest"] = put(text).into();
+    fs::write(folder.join("index.json"), index.to_string()).unwrap();
+    let from = format!("type=local,src={}", folder.display());
+    second.dockerfile(STAGES).build(&["-t", "app", "--cache-from", &from]).succeeds().says("building without it");
+    assert_ne!(second.digest("app"), digest);
+    let first_made = second.digest("app");
+    assert_eq!(second.image("app", &[]), first_made, "what was forged is not kept");
+}
+
+#[test]
+fn entries_keep_their_writer_when_they_are_passed_on() {
+    let (first, second, third) = (Bed::caller(), Bed::caller(), Bed::caller());
+    let (one, two) = (first.path("out/one").display().to_string(), second.path("out/two").display().to_string());
+    let digest =
+        first.dockerfile(STAGES).image("app", &["--cache-to", &format!("type=local,dest={one},mode=max"), "--cache-writer", "first"]);
+    let (from, to) = (format!("type=local,src={one}"), format!("type=local,dest={two},mode=max"));
+    let flags = ["--cache-from", &from, "--cache-to", &to, "--cache-writer", "second"];
+    assert_eq!(second.dockerfile(STAGES).image("app", &flags), digest);
+    let from = format!("type=local,src={two}");
+    assert_ne!(third.dockerfile(STAGES).image("app", &["--cache-from", &from, "--cache-trust", "second"]), digest);
+    // Also what was taken before does not count for who does not trust it.
+    assert_ne!(second.image("app", &["--cache-trust", "second"]), digest);
+}
+
+#[test]
+fn a_cache_of_buildkit_is_told_and_not_used() {
+    let bed = Bed::caller();
+    let folder = bed.path("out/cache");
+    fs::create_dir_all(folder.join("blobs/sha256")).unwrap();
+    let put = |text: &str| {
+        let digest = crate::support::digest(text.as_bytes());
+        fs::write(folder.join("blobs/sha256").join(digest.trim_start_matches("sha256:")), text).unwrap();
+        (digest, text.len())
+    };
+    let (config, config_size) = put(r#"{"layers":[],"records":[{"digest":"sha256:1","results":[{"layer":0}]}]}"#);
+    let kind = "application/vnd.buildkit.cacheconfig.v0";
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"{kind}","digest":"{config}","size":{config_size}}},"layers":[]}}"#
+    );
+    let (manifest, manifest_size) = put(&manifest);
+    let index = format!(
+        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{manifest}","size":{manifest_size}}}]}}"#
+    );
+    fs::write(folder.join("index.json"), index).unwrap();
+    let from = format!("type=local,src={}", folder.display());
+    bed.dockerfile(STAGES).build(&["--cache-from", &from]).succeeds().says("it is BuildKit's own cache");
+}

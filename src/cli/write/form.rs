@@ -12,7 +12,7 @@ use crate::{
     },
     export::{self, ImageOptions},
     oci::{Annotations, Descriptor, Image, Platform},
-    snapshot::Compression,
+    snapshot::{Compression, TOC_DIGEST},
 };
 
 /// How an image is written down.
@@ -43,7 +43,9 @@ impl Form {
         Ok(Self {
             policy: policy(output, build_args, reproducible)?,
             force: output.flag("force-compression", false)?,
-            docker_media_types: !output.flag("oci-mediatypes", true)?,
+            // Docker's media types have no place for what lazy readers look for.
+            docker_media_types: !output.flag("oci-mediatypes", true)?
+                && output.attributes.get("compression").is_none_or(|name| name != "estargz"),
             prefer_nondistributable: output.flag("prefer-nondist-layers", false)?,
             annotations: all,
         })
@@ -66,7 +68,7 @@ impl Form {
     async fn layer(&self, layer: &Arc<Layer>, services: &Services, progress: &Arc<dyn Progress>) -> Result<crate::oci::Layer, Failure> {
         let fail = |error: crate::build::BuildError| Failure::new(error.message);
         match layer.base_layer() {
-            Some(base) if self.force && !is_of(&base.descriptor.media_type, self.policy.compression) => {
+            Some(base) if self.force && !is_of(&base.descriptor, self.policy.compression) => {
                 layer.recompressed(self.policy.compression, services, progress).await.map_err(fail)
             }
             Some(base) => Ok(base.clone()),
@@ -76,9 +78,10 @@ impl Form {
 
     /// Makes sure that the store has the blobs of every layer that `image` took over from its base.
     pub async fn complete(&self, outcome: &PlatformOutcome, services: &Services, progress: &Arc<dyn Progress>) -> Result<(), Failure> {
-        let needed = outcome.stack.iter().filter(|layer| {
-            layer.base_layer().is_some_and(|base| !self.force || is_of(&base.descriptor.media_type, self.policy.compression))
-        });
+        let needed = outcome
+            .stack
+            .iter()
+            .filter(|layer| layer.base_layer().is_some_and(|base| !self.force || is_of(&base.descriptor, self.policy.compression)));
         let blobs = needed.map(|layer| layer.blob(self.policy, services, progress));
         futures_util::future::try_join_all(blobs).await.map(drop).map_err(|error| Failure::new(error.message))
     }
@@ -118,8 +121,10 @@ impl Form {
     }
 }
 
-fn is_of(media_type: &str, compression: Compression) -> bool {
+fn is_of(layer: &Descriptor, compression: Compression) -> bool {
+    let (media_type, is_estargz) = (&layer.media_type, layer.annotations.contains_key(TOC_DIGEST));
     match compression {
+        Compression::Estargz(_) => is_estargz,
         Compression::None => media_type.ends_with(".tar"),
         Compression::Gzip(_) => media_type.ends_with("gzip"),
         Compression::Zstd(_) => media_type.ends_with("zstd"),
@@ -147,10 +152,10 @@ fn policy(output: &OutputSpec, build_args: &BTreeMap<String, String>, reproducib
         Some("gzip") => Compression::Gzip(gzip_level(level.unwrap_or(6))?),
         Some("zstd") => Compression::Zstd(level.map_or(Ok(3), zstd_level)?),
         Some("uncompressed") => Compression::None,
-        Some("estargz") => {
-            return Err(Failure::usage("compression=estargz is not possible yet").with_hint("gzip, zstd or uncompressed"));
+        Some("estargz") => Compression::Estargz(gzip_level(level.unwrap_or(6))?),
+        Some(other) => {
+            return Err(Failure::usage(format!("compression={other} is unknown")).with_hint("gzip, zstd, estargz or uncompressed"));
         }
-        Some(other) => return Err(Failure::usage(format!("compression={other} is unknown")).with_hint("gzip, zstd or uncompressed")),
     };
     Ok(policy)
 }

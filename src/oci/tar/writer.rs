@@ -55,6 +55,16 @@ impl<W: Write> TarWriter<W> {
         Ok(self.out)
     }
 
+    /// Writes what stands before an entry's content, for who writes that and the padding after it himself.
+    pub fn append_headers(&mut self, entry: &Entry) -> io::Result<()> {
+        self.write_headers(entry)
+    }
+
+    /// What was written so far, without an end.
+    pub fn into_inner(self) -> W {
+        self.out
+    }
+
     fn write_headers(&mut self, entry: &Entry) -> io::Result<()> {
         let name = entry_name(entry);
         let (flag, target, device) = match &entry.kind {
