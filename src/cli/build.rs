@@ -130,7 +130,7 @@ pub async fn make(
     guarded::check_annotations(wanted, &services.secrets)?;
     let (request, secrets) = (&shown, &services.secrets);
     let attester = attest::Attester { wanted: attestations, args, request, outcome: &outcome, source, secrets, started };
-    let written = write::write(&outcome, wanted, services, &|output| push_client(output, services), steps, &attester).await?;
+    let written = write::write(&outcome, wanted, services, &|output| push_client(output, wanted, services), steps, &attester).await?;
     cache::export(args, &outcome, caches.as_ref(), services, steps).await?;
     reproducible::record(&services.store, &written, &shown.dockerfile)?;
     Ok(Made { outcome, written })
@@ -155,13 +155,12 @@ pub fn wanted(args: &BuildArgs) -> Result<write::Wanted, Failure> {
 }
 
 /// The client of an output: one of its own if it is to be less strict.
-fn push_client(output: &OutputSpec, services: &build::Services) -> Result<Client, Failure> {
+fn push_client(output: &OutputSpec, wanted: &write::Wanted, services: &build::Services) -> Result<Client, Failure> {
     if !output.flag("registry.insecure", false)? {
         return Ok(services.client.clone());
     }
-    let names = output.attributes.get("name").map(String::as_str).unwrap_or_default().split(',');
-    let hosts = names.filter_map(|name| Some(name.parse::<Reference>().ok()?.registry().to_owned()));
-    services::client(&hosts.collect::<Vec<_>>())
+    let hosts: Vec<String> = wanted.names(output)?.iter().map(|name| name.registry().to_owned()).collect();
+    services::client(&hosts)
 }
 
 struct CancelOnDrop(Arc<Cancel>);

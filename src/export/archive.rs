@@ -23,21 +23,23 @@ use crate::{
 
 /// Writes an image as the tar of an OCI layout.
 pub fn write_oci_archive(store: &Store, top: &Descriptor, destination: FileDestination, options: &LayoutOptions) -> Result<()> {
-    let contents = contents(store, top)?;
+    let mut contents = contents(store, top)?;
     let index = index_json(entries(store, top, &contents, options)?);
     let files = [("index.json", index), ("oci-layout", OCI_LAYOUT.into())];
+    contents.blobs.retain(|digest, _| !options.without.contains(digest));
     write(store, &contents, files.into(), Output::open(destination)?)
 }
 
 /// Writes an image of one platform for `docker load`; it is an OCI layout too.
 pub fn write_docker_archive(store: &Store, top: &Descriptor, destination: FileDestination, options: &LayoutOptions) -> Result<()> {
-    let contents = contents(store, top)?;
+    let mut contents = contents(store, top)?;
     if !media_type::is_manifest(&top.media_type) || contents.manifests.len() != 1 {
         return Err(ExportError::DockerNeedsOnePlatform);
     }
     let index = index_json(entries(store, top, &contents, options)?);
     let manifest = docker_manifest(&contents, &options.names);
     let files = [("index.json", index), ("manifest.json", manifest), ("oci-layout", OCI_LAYOUT.into())];
+    contents.blobs.retain(|digest, _| !options.without.contains(digest));
     write(store, &contents, files.into(), Output::open(destination)?)
 }
 

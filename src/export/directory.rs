@@ -7,7 +7,7 @@ use std::{
     io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::DirBuilderExt,
+        unix::fs::{DirBuilderExt, symlink},
     },
     path::Path,
 };
@@ -23,8 +23,8 @@ use super::{
     unnamed::Unnamed,
 };
 use crate::{
-    oci::{Descriptor, Index},
-    store::{IMAGE_NAME, Store},
+    oci::{Descriptor, Index, Reference},
+    store::{IMAGE_NAME, REF_NAME, Store},
 };
 
 /// Writes an image as an OCI layout in `path`, made if it isn't there. Images of other names that are there stay.
@@ -48,6 +48,25 @@ pub fn write_oci_directory(store: &Store, top: &Descriptor, path: &Path, options
     all.extend(ours);
     put_bytes(layout.as_fd(), "oci-layout", OCI_LAYOUT.as_bytes()).at("write", path.join("oci-layout"))?;
     put_bytes(layout.as_fd(), "index.json", &index_json(all)).at("write", path.join("index.json"))
+}
+
+/// Makes a layout of an image in an empty directory for readers on this machine, as long as the store is there: its blobs
+/// are the store's own.
+pub fn lend_oci_directory(store: &Store, top: &Descriptor, path: &Path, options: &LayoutOptions) -> Result<()> {
+    let contents = contents(store, top)?;
+    let mut entries = entries(store, top, &contents, options)?;
+    for (entry, name) in entries.iter_mut().zip(&options.names) {
+        entry.annotations.insert(REF_NAME.to_owned(), lent_name(name));
+    }
+    symlink(store.root().join("blobs"), path.join("blobs")).at("create", path.join("blobs"))?;
+    fs::write(path.join("oci-layout"), OCI_LAYOUT).at("write", path.join("oci-layout"))?;
+    fs::write(path.join("index.json"), index_json(entries)).at("write", path.join("index.json"))
+}
+
+/// What an image is called in a layout that is lent: its whole name, because there is no other place for it.
+pub fn lent_name(name: &Reference) -> String {
+    let name = name.to_string();
+    if name.contains('@') || name.rsplit('/').next().is_some_and(|last| last.contains(':')) { name } else { format!("{name}:latest") }
 }
 
 /// The same name, or the same image without one.

@@ -1,6 +1,6 @@
 //! What an OCI image layout holds: which blobs, and the entries of its `index.json`. Unaware of files and archives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::Result;
 use crate::{
@@ -25,6 +25,8 @@ pub struct LayoutOptions {
     pub created: Option<String>,
     /// `annotation-index-descriptor.KEY`: on each entry of `index.json`.
     pub descriptor_annotations: Annotations,
+    /// Blobs that are left out of an archive: whoever reads it has them.
+    pub without: BTreeSet<Digest>,
 }
 
 /// Everything that one image consists of.

@@ -27,7 +27,7 @@ pub use attest::{STATEMENT_TYPE, is_attestation, list_referrer, write_attestatio
 pub use cache_mount::{Depot, Moved as MovedCacheMount, export_cache_mount, exported as exported_cache_mounts, import_cache_mount};
 pub use compare::{Differences, FileDifference, compare, kind_name};
 pub use destination::{FileDestination, write_file};
-pub use directory::write_oci_directory;
+pub use directory::{lend_oci_directory, lent_name, write_oci_directory};
 pub use error::{ExportError, Result};
 pub use import::{fetch_blob, fetch_layers, import_archive, import_layout, import_metadata};
 pub use inventory::inventory;

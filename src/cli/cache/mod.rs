@@ -413,7 +413,7 @@ async fn write_directory(
 ) -> Result<(), Failure> {
     let name = format!("cache:{tag}").parse::<Reference>().map_err(|error| Failure::usage(format!("--cache-to tag={tag}: {error}")))?;
     let created = Some("1970-01-01T00:00:00Z".to_owned());
-    let options = LayoutOptions { names: vec![name], created, descriptor_annotations: Annotations::new() };
+    let options = LayoutOptions { names: vec![name], created, ..LayoutOptions::default() };
     let fail = |error: export::ExportError| Failure::new(format!("cannot write the cache: {}", chain(&error)));
     let work = async |_| {
         if reset {

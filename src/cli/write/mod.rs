@@ -82,7 +82,7 @@ impl Wanted {
     }
 
     /// The names of an output: its own, else the tags.
-    fn names(&self, output: &OutputSpec) -> Result<Vec<Reference>, Failure> {
+    pub fn names(&self, output: &OutputSpec) -> Result<Vec<Reference>, Failure> {
         let Some(given) = output.attributes.get("name").filter(|given| *given != "*" && !given.is_empty()) else {
             return Ok(self.tags.clone());
         };
@@ -244,6 +244,7 @@ impl Writer<'_> {
             let options = LayoutOptions {
                 names: names.clone(),
                 created: None,
+                without: Default::default(),
                 descriptor_annotations: made.form.annotations(AnnotationKind::IndexDescriptor, None),
             };
             self.write_archive(output, &made.top, &options).await?;
@@ -283,16 +284,22 @@ impl Writer<'_> {
         let name = if output.kind == OutputKind::Oci { "oci" } else { "docker" };
         let title = match &output.dest {
             Some(dest) => format!("exporting {} to {name} {}", short(&top.digest), dest.display()),
+            None if output.kind == OutputKind::Docker => format!("loading {}", short(&top.digest)),
             None => format!("exporting {} to {name}", short(&top.digest)),
         };
-        let work = async |_| match output.kind {
+        let work = async |step| match output.kind {
             OutputKind::Oci | OutputKind::Docker if !output.flag("tar", true)? => {
                 let path =
                     output.dest.clone().ok_or_else(|| Failure::usage(format!("--output type={name},tar=false needs dest=DIRECTORY")))?;
                 export::write_oci_directory(store, top, &path, options).map_err(fail)
             }
             OutputKind::Oci => export::write_oci_archive(store, top, files::destination(output)?, options).map_err(fail),
-            _ if output.dest.is_none() => load::load(self.services, top, options, output.attributes.get("context").map(String::as_str)),
+            _ if output.dest.is_none() => {
+                let context = output.attributes.get("context").map(String::as_str);
+                let taken = load::Load { services: self.services, top, options, context }.load()?;
+                self.progress.event(crate::build::Event::Note { step: Some(step), text: &taken });
+                Ok(())
+            }
             _ => export::write_docker_archive(store, top, files::destination(output)?, options).map_err(fail),
         };
         self.steps.step(&title, work).await
