@@ -79,6 +79,12 @@ pub fn write_attestation(store: &Store, subject: &Descriptor, predicate_type: &s
     Ok(descriptor)
 }
 
+/// Whether the registry has a statement of this kind about `subject`.
+pub async fn has_statement(client: &Client, name: &Reference, subject: &Descriptor, predicate_type: &str) -> Result<bool> {
+    let listed = client.referrers(name, &subject.digest, None).await?;
+    Ok(listed.manifests.iter().any(|entry| entry.annotations.get(PREDICATE_TYPE).is_some_and(|found| found == predicate_type)))
+}
+
 /// Makes a pushed statement findable where the registry doesn't list referrers by itself: in an index under a tag made of
 /// the subject's digest, as the distribution specification has it.
 pub async fn list_referrer(client: &Client, name: &Reference, subject: &Descriptor, referrer: &Descriptor) -> Result<()> {

@@ -23,7 +23,7 @@ mod testing;
 mod unnamed;
 
 pub use archive::{write_docker_archive, write_oci_archive};
-pub use attest::{STATEMENT_TYPE, is_attestation, list_referrer, write_attestation, write_index_attestation};
+pub use attest::{STATEMENT_TYPE, has_statement, is_attestation, list_referrer, write_attestation, write_index_attestation};
 pub use cache_mount::{Depot, Moved as MovedCacheMount, export_cache_mount, exported as exported_cache_mounts, import_cache_mount};
 pub use compare::{Differences, FileDifference, compare, kind_name};
 pub use destination::{FileDestination, write_file};

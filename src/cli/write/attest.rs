@@ -57,6 +57,13 @@ impl Writer<'_> {
                     ));
                 }
             }
+            // Nobody asked: an image that is pushed again and again has one, not many.
+            if self.attester.wanted.is_default
+                && let Some(options) = &self.attester.wanted.provenance
+                && export::has_statement(client, &group[0], &made.top, options.predicate_type()).await.map_err(fail)?
+            {
+                continue;
+            }
             let mut about = vec![&made.top];
             if media_type::is_index(&made.top.media_type) {
                 about.extend(made.images.iter().map(|(_, manifest)| manifest));
