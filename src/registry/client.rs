@@ -140,6 +140,13 @@ impl Client {
         Self { inner: Arc::new(inner) }
     }
 
+    /// A client of the same registries that behaves otherwise. It shares neither connections nor tokens with this one.
+    pub fn with_options(&self, change: impl FnOnce(&mut ClientOptions)) -> Self {
+        let mut options = self.inner.options.clone();
+        change(&mut options);
+        Self::new(self.inner.configuration.clone(), options)
+    }
+
     /// The passwords and tokens of the user's credential files, by host; those of credential helpers are not asked for.
     pub fn passwords(&self) -> Vec<(String, String)> {
         self.inner.configuration.credentials().iter().flat_map(super::credentials::CredentialFile::passwords).collect()

@@ -21,6 +21,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use futures_util::future::{BoxFuture, FutureExt};
@@ -40,7 +41,7 @@ use crate::{
     },
     export::{self, LayoutOptions, Obtain},
     oci::{Annotations, Descriptor, Digest, Index, Manifest, Reference, media_type},
-    registry::Client,
+    registry::{Client, ClientOptions},
     store::{REF_NAME, Store},
 };
 
@@ -52,6 +53,8 @@ const VERSION: u32 = 1;
 const CONFIG_LIMIT: u64 = 64 << 20;
 /// Manifests larger than this are refused.
 const MANIFEST_LIMIT: u64 = 16 << 20;
+/// Failures in a row without progress before a cache is not there.
+const ATTEMPTS: u32 = 4;
 /// Where an image's config has its cache.
 pub const INLINE_KEY: &str = "rbuild.cache.v1";
 /// Where BuildKit puts its own.
@@ -147,9 +150,12 @@ impl Caches {
         for text in &args.cache_from {
             let spec = Spec::parse("--cache-from", text)?;
             let added = match &spec.place {
-                Place::Registry { name, insecure } => caches.add_registry(name, *insecure, services, &args.cache_trust).await,
+                Place::Registry { name, insecure } => {
+                    let client = client(name, *insecure, services)?.with_options(|options| be_hasty(options, spec.patience));
+                    caches.add_registry(name, client, &args.cache_trust).await
+                }
                 Place::Local { path, tag, digest, .. } => caches.add_directory(path, tag, digest.as_ref(), &args.cache_trust),
-                Place::S3(bucket) => caches.add_bucket(bucket, &args.cache_trust).await,
+                Place::S3(bucket) => caches.add_bucket(bucket, spec.patience, &args.cache_trust).await,
                 Place::Inline => unreachable!("refused when it was read"),
             };
             let text = &shown(text);
@@ -163,14 +169,7 @@ impl Caches {
         Ok(Some(Arc::new(caches)))
     }
 
-    async fn add_registry(
-        &mut self,
-        name: &Reference,
-        insecure: bool,
-        services: &Services,
-        trust: &[String],
-    ) -> Result<(usize, usize), String> {
-        let client = client(name, insecure, services).map_err(|failure| failure.message)?;
+    async fn add_registry(&mut self, name: &Reference, client: Client, trust: &[String]) -> Result<(usize, usize), String> {
         let found = client.resolve(name).await.map_err(|error| chain(&error))?;
         if found.media_type == media_type::OCI_INDEX || found.media_type == media_type::DOCKER_INDEX {
             let index: Index = serde_json::from_slice(&found.bytes).map_err(|error| error.to_string())?;
@@ -218,8 +217,8 @@ impl Caches {
         self.add(&manifest, &config, &Source::Directory(path.to_owned()), trust)
     }
 
-    async fn add_bucket(&mut self, bucket: &s3::Bucket, trust: &[String]) -> Result<(usize, usize), String> {
-        let open = bucket.open()?;
+    async fn add_bucket(&mut self, bucket: &s3::Bucket, patience: Duration, trust: &[String]) -> Result<(usize, usize), String> {
+        let open = bucket.open(Some(patience))?;
         let bytes = open.read_manifest(MANIFEST_LIMIT).await?;
         let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
         // BuildKit keeps the config itself under this name.
@@ -288,6 +287,14 @@ impl RemoteCache for Caches {
     fn fetch(&self, blob: Descriptor) -> BoxFuture<'_, Result<(), String>> {
         async move { self.bring(&blob).await.inspect_err(|_| self.has_failed.store(true, Ordering::Relaxed)) }.boxed()
     }
+}
+
+/// What a cache saves is the time of steps: it is not waited for as a base image is.
+fn be_hasty(options: &mut ClientOptions, patience: Duration) {
+    options.retry.attempts = ATTEMPTS;
+    options.retry.max_retry_after = patience;
+    options.timeouts.connect = options.timeouts.connect.min(patience);
+    (options.timeouts.response, options.timeouts.stall) = (patience, patience);
 }
 
 fn client(name: &Reference, insecure: bool, services: &Services) -> Result<Client, Failure> {
@@ -435,7 +442,7 @@ async fn write_bucket(
     let store = &services.store;
     let fail = |reason: String| Failure::new(format!("cannot write the cache: {reason}"));
     let work = async |_| {
-        let open = bucket.open().map_err(fail)?;
+        let open = bucket.open(None).map_err(fail)?;
         let manifest = store.manifest(&top.digest).map_err(|error| fail(chain(&error)))?;
         for blob in manifest.layers.iter().chain([&manifest.config]) {
             if open.has(blob).await.map_err(fail)? {

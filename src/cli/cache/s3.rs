@@ -5,8 +5,8 @@ use std::{io::Write as _, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use object_store::{
-    Error, ObjectStoreExt as _, RetryConfig, WriteMultipart,
-    aws::{AmazonS3, AmazonS3Builder},
+    ClientConfigKey, Error, ObjectStoreExt as _, RetryConfig, WriteMultipart,
+    aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey},
     path::Path,
 };
 
@@ -20,8 +20,12 @@ use crate::{
 const PART_SIZE: usize = 8 << 20;
 /// Parts of one blob under way.
 const PARTS_AT_ONCE: usize = 4;
-/// A cache is worth no longer wait.
+/// How long a bucket may be silent while it is written.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long one request may take altogether.
+const WHOLE: Duration = Duration::from_secs(3600);
+/// How often a request is made again.
+const RETRIES: usize = 3;
 
 /// Where in which bucket.
 #[derive(Clone, PartialEq, Eq)]
@@ -68,11 +72,19 @@ impl Bucket {
     }
 
     /// The way there. What is not said comes from AWS's variables and, in a cloud, from the machine's role.
-    pub fn open(&self) -> Result<S3, String> {
+    pub fn open(&self, patience: Option<Duration>) -> Result<S3, String> {
+        let patience = patience.unwrap_or(PATIENCE);
+        let say = |key, time: Duration| (AmazonS3ConfigKey::Client(key), format!("{} ms", time.as_millis()));
+        // A large blob takes as long as it takes: only silence counts.
+        let (read, whole) = (say(ClientConfigKey::ReadTimeout, patience), say(ClientConfigKey::Timeout, WHOLE));
+        let connect = say(ClientConfigKey::ConnectTimeout, patience.min(PATIENCE / 6));
         let mut builder = AmazonS3Builder::from_env()
+            .with_config(read.0, read.1)
+            .with_config(whole.0, whole.1)
+            .with_config(connect.0, connect.1)
             .with_bucket_name(&self.bucket)
             .with_virtual_hosted_style_request(!self.is_path_style)
-            .with_retry(RetryConfig { max_retries: 4, retry_timeout: PATIENCE, ..RetryConfig::default() });
+            .with_retry(RetryConfig { max_retries: RETRIES, retry_timeout: patience * (RETRIES as u32 + 1), ..RetryConfig::default() });
         if let Some(region) = &self.region {
             builder = builder.with_region(region);
         }

@@ -1,17 +1,17 @@
 //! `--cache-from` and `--cache-to` as they are written. Unaware of what is in a cache.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::s3::Bucket;
 use crate::{
     build::CacheMode,
     cli::{failure::Failure, outputs::fields},
-    dockerfile::nearest,
+    dockerfile::{duration::parse_go, nearest},
     oci::{Digest, Reference},
 };
 
 /// Keys that say how BuildKit writes its own caches: ours are written in one way, with the layers as the build has them.
-const WITHOUT_MEANING: [&str; 12] = [
+const WITHOUT_MEANING: [&str; 11] = [
     "compression",
     "compression-level",
     "force-compression",
@@ -23,8 +23,10 @@ const WITHOUT_MEANING: [&str; 12] = [
     "retry_mode",
     "retry_max_attempts",
     "disable_accept_encoding",
-    "timeout",
 ];
+
+/// A cache that is silent for this long is not there.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where a cache is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +64,8 @@ pub struct Spec {
     pub mode: CacheMode,
     /// A cache that can't be written is a warning.
     pub ignore_error: bool,
+    /// How long it may be silent when it is read.
+    pub patience: Duration,
 }
 
 impl Spec {
@@ -83,6 +87,11 @@ impl Spec {
             None | Some("min") => CacheMode::Min,
             Some("max") => CacheMode::Max,
             Some(other) => return Err(wrong(format!("mode={other} is unknown; min or max"))),
+        };
+        let patience = match take("timeout").map(|text| (parse_go(&text), text)) {
+            None => PATIENCE,
+            Some((Ok(nanoseconds @ 1..), _)) => Duration::from_nanos(nanoseconds.unsigned_abs()),
+            Some((_, text)) => return Err(wrong(format!("timeout={text} is no time; for example 10s"))),
         };
         let is_true = |value: Option<String>| value.is_some_and(|value| value == "true" || value == "1");
         let (insecure, ignore_error) = (is_true(take("registry.insecure")), is_true(take("ignore-error")));
@@ -129,13 +138,14 @@ impl Spec {
                 "prefix",
                 "endpoint_url",
                 "ignore-error",
+                "timeout",
             ];
             return Err(match nearest(unknown, known) {
                 Some(near) => failure.with_hint(format!("did you mean `{near}`?")),
                 None => failure,
             });
         }
-        Ok(Self { place, mode, ignore_error })
+        Ok(Self { place, mode, ignore_error, patience })
     }
 }
 
@@ -149,10 +159,12 @@ mod tests {
         let registry = |text: &str, insecure| Place::Registry { name: text.parse().unwrap(), insecure };
         assert_eq!(
             parse("h.example/c").unwrap(),
-            Spec { place: registry("h.example/c", false), mode: CacheMode::Min, ignore_error: false }
+            Spec { place: registry("h.example/c", false), mode: CacheMode::Min, ignore_error: false, patience: PATIENCE }
         );
-        let spec = parse("type=registry,ref=h.example/c:1,mode=max,registry.insecure=true,ignore-error=true,compression=zstd").unwrap();
-        assert_eq!(spec, Spec { place: registry("h.example/c:1", true), mode: CacheMode::Max, ignore_error: true });
+        let spec =
+            parse("type=registry,ref=h.example/c:1,mode=max,registry.insecure=true,ignore-error=true,compression=zstd,timeout=1m").unwrap();
+        let patience = Duration::from_secs(60);
+        assert_eq!(spec, Spec { place: registry("h.example/c:1", true), mode: CacheMode::Max, ignore_error: true, patience });
         let local = |tag: &str| Place::Local { path: "d".into(), tag: tag.to_owned(), digest: None, reset: false };
         assert_eq!(parse("type=local,dest=d").unwrap().place, local("latest"));
         assert_eq!(parse("type=local,src=d,tag=x").unwrap().place, local("x"));
@@ -169,6 +181,7 @@ mod tests {
             ("type=registry,ref=x,mode=y", "mode=y is unknown"),
             ("type=registry,ref=x,modee=max", "unknown key `modee`"),
             ("type=s3,region=r", "bucket is missing"),
+            ("type=local,dest=d,timeout=soon", "timeout=soon is no time"),
             ("type=inline,mode=max", "mode=max is not possible"),
             ("type=gha", "type=gha is not possible"),
         ] {
