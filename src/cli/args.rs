@@ -84,7 +84,7 @@ pub enum Verb {
     Login(super::login::LoginArgs),
     /// Forget the login at a registry
     Logout(super::login::LogoutArgs),
-    /// Help of a verb or about a topic: flags, caches, rungs, secrets, reproducibility, progress, report
+    /// Help of a verb or about a topic: flags, caches, outputs, attestations, rungs, secrets, reproducibility, progress, report
     Help(super::topics::HelpArgs),
     /// Print a completion script for a shell
     Completions(super::topics::CompletionsArgs),
@@ -139,10 +139,10 @@ pub struct BuildArgs {
     /// How statements go with a pushed image: beside it (referrer), or as entries of an index above it (index)
     #[arg(long, value_name = "referrer|index", default_value = "referrer", env = "RBUILD_ATTEST_FORM")]
     pub attest_form: String,
-    /// Take steps from a cache: REF, type=registry,ref=REF or type=local,src=DIR; repeatable
+    /// Take steps from a cache: REF, type=registry,ref=REF, type=local,src=DIR or type=s3,bucket=B; repeatable
     #[arg(long = "cache-from", value_name = "REF|type=..")]
     pub cache_from: Vec<String>,
-    /// Give steps to a cache: REF, type=registry,ref=REF[,mode=max] or type=local,dest=DIR[,mode=max]; repeatable
+    /// Give steps to a cache: REF, type=registry,ref=REF, type=local,dest=DIR, type=s3,bucket=B (each: mode=max) or type=inline; repeatable
     #[arg(long = "cache-to", value_name = "REF|type=..")]
     pub cache_to: Vec<String>,
     /// Who we are for those who take steps from our caches
@@ -163,7 +163,7 @@ pub struct BuildArgs {
     /// Push the image to its registry (-o type=registry)
     #[arg(long)]
     pub push: bool,
-    /// Load the image into docker or podman (-o type=docker)
+    /// Load the image into docker, podman or containerd, whichever answers first (-o type=docker)
     #[arg(long)]
     pub load: bool,
     /// How progress is shown

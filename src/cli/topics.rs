@@ -7,9 +7,11 @@ use clap::{Args, CommandFactory};
 use crate::cli::{args::Cli, complete, failure::Failure};
 
 /// Topics and their texts.
-const TOPICS: [(&str, &str); 7] = [
+const TOPICS: [(&str, &str); 9] = [
     ("flags", FLAGS),
     ("caches", CACHES),
+    ("outputs", OUTPUTS),
+    ("attestations", ATTESTATIONS),
     ("rungs", RUNGS),
     ("secrets", SECRETS),
     ("reproducibility", REPRODUCIBILITY),
@@ -31,6 +33,25 @@ secrets and what is in cache mounts do not count.
   RUN --mount=type=cache     a directory that stays between builds and is in no image
   rbuild du, rbuild prune    what the store holds, and removing it
 
+Steps of another machine come from a cache. It is read when the build starts; its layers move when a step needs them:
+
+  --cache-to    type=registry,ref=NAME    in a registry; also NAME alone
+                type=local,dest=DIR       an OCI layout; tag=NAME, reset=true
+                type=s3,bucket=B          region, prefix, name=A;B, endpoint_url, use_path_style; AWS_* variables
+                type=inline               in the image itself, which --cache-from takes by its name
+  --cache-from  the same, and digest=.. of a layout; timeout=10s is how long it may be silent
+  mode=min      layers of the result only; mode=max those of all stages (not inline)
+
+A cache that is missing, fails, stalls or lies is a miss and a warning; one that can't be written is an error, or with
+ignore-error=true a warning. Caches that BuildKit wrote are recognised and not used: their keys are made of BuildKit's
+own build graph, and a step is never taken on a guess.
+
+  --cache-writer NAME        whose entries we write; entries that come from a cache keep theirs
+  --cache-trust NAME,..      whose entries count, in the store too; our own always do
+
+A writer's name is what it says of itself. Let those whose builds you don't trust write to places of their own, and name
+both with --cache-from: the build of a pull request reads the cache of main, and no build of main reads theirs.
+
 Cache mounts outlive the machine, for instance in CI:
 
   rbuild cache ls                          ids, sizes, last use
@@ -41,6 +62,45 @@ A cache mount is exported as a tar in chunks that its content cuts: what has not
 same place is not compressed, written or sent again. Owners, modes, links and times are kept. Both ways wait until no
 build uses the cache mount, and one that is broken off leaves what was there before. One place holds any number of
 cache mounts; one that several jobs write at the same moment keeps the last one's list: give each a tag of its own.
+";
+
+const OUTPUTS: &str = "\
+One build writes as many outputs as there are --output, each in its own form; without any the image is in the store.
+
+  -o type=image             the store; name=A,B, push=true, store=false, name-canonical, push-by-digest
+  --push, type=registry     the registry of each name; layers that it has are not fetched or sent
+  --load, type=docker       docker, podman, nerdctl or containerd, the first that answers; what it has is not sent.
+                            dest=FILE: an archive for docker load; context=NAME: docker's
+  type=oci,dest=FILE        an OCI layout; tar=false: a directory
+  type=local,dest=DIR       the files; also -o DIR. mode=delete: what is not in the result goes; platform-split
+  type=tar,dest=FILE        the files; also -o -
+  type=cacheonly            nothing
+
+Keys of images:
+  compression=gzip|zstd|estargz|uncompressed, compression-level=N, force-compression=true (layers of the base too)
+  rewrite-timestamp=true, source-date-epoch=N, oci-mediatypes=false, prefer-nondist-layers, registry.insecure=true
+  attestation-inline=true, oci-artifact=true
+  annotation.KEY=V; annotation-index, -manifest-descriptor, -index-descriptor, and [PLATFORM] before the dot
+
+  --iidfile FILE            the image's id;  --metadata-file FILE: names, digests and descriptor as JSON
+
+With several platforms the result is an index; docker takes one platform.
+";
+
+const ATTESTATIONS: &str = "\
+A statement says how an image was made (SLSA provenance) or what is in it (an SPDX document, from the databases of dpkg,
+apk and rpm, and the metadata of npm, pip and cargo packages).
+
+  --provenance=mode=min|max  what is pushed has mode=min by default, once; --provenance=false: none
+  --sbom                     packages of each platform's image; `rbuild sbom IMAGE` prints it
+  --attest type=..           the same, as buildx writes it
+  version=v1|v0.2, builder-id=URI, reproducible=true
+
+Mode min has neither values of build arguments nor the Dockerfile; max has both. Secrets are named; no mode has values.
+
+Statements are put beside the image (OCI referrers; with registries that list none, under a tag made of the digest), so
+that the image's own digest and manifest stay as they are. --attest-form=index writes the index entries of BuildKit
+instead; type=oci has them when they are asked for, type=local and tar have files.
 ";
 
 const RUNGS: &str = "\
