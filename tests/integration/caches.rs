@@ -1,8 +1,11 @@
 //! Caches in registries and directories: a second machine, here another store, takes steps from the first.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
-use crate::support::{Bed, Registry};
+use serde_json::json;
+
+use crate::support::{Bed, FakeRegistry, Image, Registry, Reply, Request, digest};
 
 /// A build whose result is another each time it runs.
 const STAGES: &str = "FROM alpine AS base\nRUN cat /proc/sys/kernel/random/uuid > /id\nFROM base AS b\nRUN cat /proc/sys/kernel/random/uuid > /out\n\
@@ -162,4 +165,108 @@ fn a_cache_of_buildkit_is_told_and_not_used() {
     fs::write(folder.join("index.json"), index).unwrap();
     let from = format!("type=local,src={}", folder.display());
     bed.dockerfile(STAGES).build(&["--cache-from", &from]).succeeds().says("it is BuildKit's own cache");
+}
+
+/// What a build gave to a cache, as a registry would serve it; and the digest of its image.
+fn served(bed: &Bed) -> (Image, String) {
+    let folder = bed.path("out/cache");
+    let built = bed.dockerfile(STAGES).image("app", &["--cache-to", &format!("type=local,dest={}", folder.display())]);
+    let blobs = fs::read_dir(folder.join("blobs/sha256")).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap());
+    let blobs: Vec<(String, Vec<u8>)> = blobs.map(|bytes| (digest(&bytes), bytes)).collect();
+    let index: serde_json::Value = serde_json::from_slice(&fs::read(folder.join("index.json")).unwrap()).unwrap();
+    let named = |name: &serde_json::Value| blobs.iter().find(|(digest, _)| name == digest).unwrap().1.clone();
+    (Image { manifest: named(&index["manifests"][0]["digest"]), blobs }, built)
+}
+
+/// Builds in a fresh store with the cache of a registry.
+fn build_with(registry: &FakeRegistry) -> (Bed, crate::support::Outcome) {
+    let bed = Bed::caller();
+    bed.registries(&format!("{}{}", Registry::stand_in().configuration(), registry.configuration()));
+    let from = format!("type=registry,ref={}/c,timeout=1s", registry.address());
+    let outcome = bed.dockerfile(STAGES).build(&["-t", "app", "--cache-from", &from]);
+    (bed, outcome)
+}
+
+const BINARY: &str = "application/octet-stream";
+
+/// What a registry does wrong.
+type Fault = Box<dyn Fn(&Request) -> Option<Reply> + Send + Sync>;
+
+#[test]
+fn a_registry_that_fails_or_lies_about_a_cache_is_a_miss() {
+    let (cache, built) = served(&Bed::caller());
+    let (bed, outcome) = build_with(&FakeRegistry::serve(cache.clone(), |_| None));
+    outcome.succeeds().does_not_say("warning");
+    assert_eq!(bed.digest("app"), built, "one that does its work is used");
+    let is_layer = |bytes: &[u8]| bytes.starts_with(&[0x1f, 0x8b]);
+    let layers: Vec<(String, Vec<u8>)> = cache.blobs.iter().filter(|(_, bytes)| is_layer(bytes)).cloned().collect();
+    let of_layers = move |act: fn(&[u8]) -> Reply| -> Fault {
+        let layers = layers.clone();
+        Box::new(move |request| layers.iter().find(|(digest, _)| request.path.ends_with(digest)).map(|(_, bytes)| act(bytes)))
+    };
+    let of_manifest = |act: fn() -> Reply| -> Fault { Box::new(move |request| request.path.contains("/manifests/").then(act)) };
+    let faults: [(&str, Fault); 9] = [
+        ("nothing is there", of_manifest(|| Reply::error(404, "MANIFEST_UNKNOWN"))),
+        ("it wants a login", of_manifest(|| Reply::error(401, "UNAUTHORIZED"))),
+        ("it is broken", Box::new(|_| Some(Reply::error(500, "UNKNOWN")))),
+        ("the manifest is no JSON", of_manifest(|| Reply::of(200, "application/vnd.oci.image.manifest.v1+json", "no"))),
+        ("blobs are gone", Box::new(|request| request.path.contains("/blobs/").then(|| Reply::error(404, "BLOB_UNKNOWN")))),
+        ("layers are cut short", of_layers(|bytes| Reply::of(200, BINARY, bytes).cut(10))),
+        ("layers are others", of_layers(|bytes| Reply::of(200, BINARY, vec![0; bytes.len()]))),
+        ("layers are larger", of_layers(|bytes| Reply::of(200, BINARY, [bytes, bytes].concat()))),
+        (
+            "layers never come",
+            of_layers(|_| {
+                loop {
+                    std::thread::park()
+                }
+            }),
+        ),
+    ];
+    for (what, fault) in faults {
+        let started = Instant::now();
+        let (bed, outcome) = build_with(&FakeRegistry::serve(cache.clone(), fault));
+        outcome.succeeds().says("warning: ");
+        assert_ne!(bed.digest("app"), built, "{what}: {outcome}");
+        assert!(started.elapsed() < Duration::from_secs(60), "{what} took {:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn configs_of_caches_that_make_no_sense_are_a_miss() {
+    let (cache, built) = served(&Bed::caller());
+    let manifest: serde_json::Value = serde_json::from_slice(&cache.manifest).unwrap();
+    for config in ["", "no", "[]", "{}", r#"{"version":1,"entries":7}"#, r#"{"version":99,"entries":[]}"#] {
+        let mut manifest = manifest.clone();
+        manifest["config"]["digest"] = digest(config.as_bytes()).into();
+        manifest["config"]["size"] = config.len().into();
+        let mut forged = Image { manifest: manifest.to_string().into_bytes(), ..cache.clone() };
+        forged.blobs.push((digest(config.as_bytes()), config.into()));
+        let (bed, outcome) = build_with(&FakeRegistry::serve(forged, |_| None));
+        outcome.succeeds().says("is not used");
+        assert_ne!(bed.digest("app"), built, "{config}");
+    }
+}
+
+#[test]
+fn caches_of_buildkit_are_recognised_and_are_a_miss() {
+    let config = br#"{"layers":[{"blob":"sha256:00","parent":-1}],"records":[{"digest":"sha256:11","results":[{"layer":0}]}]}"#.to_vec();
+    let kind = "application/vnd.buildkit.cacheconfig.v0";
+    let described = json!({"mediaType": kind, "digest": digest(&config), "size": config.len()});
+    let index = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [described]});
+    let manifest =
+        json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": described, "layers": []});
+    for top in [index, manifest] {
+        let text = top.to_string();
+        let media_type = top["mediaType"].as_str().unwrap().to_owned();
+        let reply = {
+            let text = text.clone();
+            move |request: &Request| {
+                let named = Reply::of(200, &media_type, text.clone()).header("Docker-Content-Digest", &digest(text.as_bytes()));
+                request.path.contains("/manifests/").then_some(named)
+            }
+        };
+        let image = Image { manifest: text.into_bytes(), blobs: vec![(digest(&config), config.clone())] };
+        build_with(&FakeRegistry::serve(image, reply)).1.succeeds().says("it is BuildKit's own cache").says("is not used");
+    }
 }

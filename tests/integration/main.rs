@@ -1,7 +1,9 @@
 //! The real binary against a real registry, as root and as an unprivileged user. `support` has what the tests stand on.
 
 mod agreement;
+mod attestations;
 mod bad_input;
+mod buckets;
 mod builds;
 mod cache;
 mod cache_mounts;
@@ -13,10 +15,12 @@ mod concurrency;
 mod determinism;
 mod disk;
 mod evil_layers;
+mod estargz;
 mod examples;
 mod faults;
 mod kaniko;
 mod kills;
+mod loads;
 mod outputs;
 mod platforms;
 mod push;

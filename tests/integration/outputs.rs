@@ -84,3 +84,59 @@ fn quiet_prints_the_digest_and_nothing_else() {
     assert!(outcome.out.starts_with("sha256:") && outcome.out.trim().len() == 71, "{outcome}");
     assert_eq!(outcome.err, "", "{outcome}");
 }
+
+/// The manifest in a layout that is a directory.
+fn manifest(folder: &std::path::Path) -> (serde_json::Value, serde_json::Value) {
+    let read = |path: std::path::PathBuf| -> serde_json::Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+    let index = read(folder.join("index.json"));
+    let digest = index["manifests"][0]["digest"].as_str().unwrap().trim_start_matches("sha256:").to_owned();
+    let manifest = read(folder.join("blobs/sha256").join(digest));
+    (index, manifest)
+}
+
+#[test]
+fn keys_of_one_build_s_outputs_shape_each_of_them() {
+    let bed = Bed::caller();
+    bed.dockerfile("FROM alpine\nRUN echo made > /file\n");
+    let at = |name: &str, keys: &str| format!("type=oci,tar=false,dest=../out/{name},{keys}");
+    let outputs = [
+        at("plain", "compression=uncompressed"),
+        at("zstd", "compression=zstd,compression-level=19"),
+        at("forced", "compression=zstd,force-compression=true"),
+        at("gzip", "compression=gzip,compression-level=1"),
+        at("docker", "oci-mediatypes=false"),
+        at("foreign", "prefer-nondist-layers=true"),
+        at("dated", "rewrite-timestamp=true,source-date-epoch=1"),
+        at("noted", "annotation.who=manifest,annotation-manifest-descriptor.who=ours,annotation-index-descriptor.who=index"),
+        "type=image,name=kept,name-canonical=true,unpack=true,dangling-name-prefix=x,compatibility-version=20".to_owned(),
+        "type=image,name=gone,store=false".to_owned(),
+        "type=docker,tar=false,dest=../out/loadable".to_owned(),
+        "type=local,dest=../out/files,platform-split=true,mode=copy".to_owned(),
+        "type=tar,dest=../out/files.tar,source-date-epoch=1".to_owned(),
+        "type=cacheonly".to_owned(),
+    ];
+    let flags: Vec<&str> = outputs.iter().flat_map(|output| ["-o", output]).collect();
+    bed.build(&[&["--iidfile", "../out/iid", "--metadata-file", "../out/metadata"], &flags[..4]].concat()).succeeds();
+    bed.build(&flags).succeeds();
+    let kind = |name: &str| {
+        let (_, manifest) = manifest(&bed.path("out").join(name));
+        let layers = manifest["layers"].as_array().unwrap();
+        let of = |layer: &serde_json::Value| layer["mediaType"].as_str().unwrap().rsplit("layer.").next().unwrap().to_owned();
+        (of(&layers[0]), of(layers.last().unwrap()))
+    };
+    let pair = |base: &str, own: &str| (base.to_owned(), own.to_owned());
+    assert_eq!(kind("plain"), pair("v1.tar+gzip", "v1.tar"));
+    assert_eq!(kind("zstd"), pair("v1.tar+gzip", "v1.tar+zstd"));
+    assert_eq!(kind("forced"), pair("v1.tar+zstd", "v1.tar+zstd"));
+    assert_eq!(kind("gzip").1, "v1.tar+gzip");
+    assert_eq!(manifest(&bed.path("out/docker")).1["mediaType"], "application/vnd.docker.distribution.manifest.v2+json");
+    assert!(kind("foreign").1.starts_with("nondistributable."), "{:?}", kind("foreign"));
+    let (index, noted) = manifest(&bed.path("out/noted"));
+    assert_eq!((&noted["annotations"]["who"], &index["manifests"][0]["annotations"]["who"]), (&"manifest".into(), &"index".into()));
+    let names = fs::read_to_string(bed.store().join("index.json")).unwrap();
+    assert!(names.contains("kept@sha256:") && !names.contains("gone"), "{names}");
+    assert!(bed.path("out/loadable/manifest.json").exists() || bed.path("out/loadable/index.json").exists());
+    assert!(fs::read_dir(bed.path("out/files")).unwrap().all(|entry| entry.unwrap().file_name().to_string_lossy().starts_with("linux_")));
+    let metadata: serde_json::Value = serde_json::from_slice(&fs::read(bed.path("out/metadata")).unwrap()).unwrap();
+    assert_eq!(metadata["containerimage.config.digest"], fs::read_to_string(bed.path("out/iid")).unwrap());
+}

@@ -2,6 +2,7 @@
 //! and a registry that misbehaves. Unaware of rbuild's insides: only the binary is run.
 
 mod bed;
+mod bucket;
 mod fake;
 mod image;
 mod lines;
@@ -11,6 +12,7 @@ mod user;
 mod web;
 
 pub use bed::{Bed, Outcome, checkout};
+pub use bucket::Buckets;
 pub use fake::{FakeRegistry, Reply, Request};
 pub use image::{Image, Layer, digest};
 pub use lines::Lines;

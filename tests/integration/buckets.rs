@@ -1,0 +1,50 @@
+//! Caches in S3, in a real server.
+
+use crate::support::{Bed, Buckets};
+
+/// A build whose result is another each time it runs, with a layer that is sent in several parts.
+const STAGES: &str =
+    "FROM alpine AS base\nRUN head -c 12000000 /dev/urandom > /big\nFROM base\nRUN cat /proc/sys/kernel/random/uuid > /id\n";
+
+fn bucket(bed: &Bed, server: &Buckets) -> (String, String) {
+    let name = bed.path("").file_name().unwrap().to_string_lossy().to_lowercase().replace('.', "-");
+    server.make(&name);
+    let place = format!("type=s3,bucket={name},region=us-east-1,endpoint_url={},use_path_style=true,prefix=ci/", server.endpoint());
+    (name, format!("{place},access_key_id=us,secret_access_key=0f-us-al0ne"))
+}
+
+#[test]
+fn another_store_takes_all_steps_from_a_bucket() {
+    let Some(server) = Buckets::stand_in() else { return };
+    let first = Bed::caller();
+    let (name, place) = bucket(&first, server);
+    let built = first.dockerfile(STAGES).build(&["-t", "app", "--cache-to", &format!("{place},mode=max,name=a;b")]);
+    built.succeeds().does_not_say("0f-us-al0ne");
+    let objects = server.objects(&name);
+    for prefix in ["ci/manifests/a", "ci/manifests/b", "ci/blobs/sha256:"] {
+        assert!(objects.iter().any(|(key, _)| key.starts_with(prefix)), "{prefix} in {objects:?}");
+    }
+    assert!(objects.iter().any(|(_, size)| *size > 8 << 20), "{objects:?}");
+    for second in Bed::each_user() {
+        let outcome = second.dockerfile(STAGES).build(&["-t", "app", "--cache-from", &format!("{place},name=b")]);
+        outcome.succeeds().says("2 steps").does_not_say("0f-us-al0ne");
+        assert_eq!(second.digest("app"), first.digest("app"));
+    }
+    // What is there is not sent again: a blob that was replaced behind our back keeps what it was replaced by.
+    let (blob, size) = objects.iter().find(|(_, size)| *size > 8 << 20).unwrap();
+    server.put(&format!("{name}/{blob}"), &vec![0; *size]);
+    first.build(&["--cache-to", &format!("{place},mode=max")]).succeeds();
+    let third = Bed::caller();
+    third.dockerfile(STAGES).build(&["-t", "app", "--cache-from", &place]).succeeds().says("building without it");
+    assert_ne!(third.digest("app"), first.digest("app"), "bytes that are wrong are a miss");
+}
+
+#[test]
+fn a_bucket_that_is_not_there_is_a_miss_to_read_and_an_error_to_write() {
+    let Some(server) = Buckets::stand_in() else { return };
+    let bed = Bed::caller();
+    let place = bucket(&bed, server).1.replace("bucket=", "bucket=no-");
+    bed.dockerfile("FROM scratch\nCOPY Dockerfile /\n").build(&["--cache-from", &place]).succeeds().says("is not used");
+    bed.build(&["--cache-to", &place]).fails().says("cannot write the cache").does_not_say("0f-us-al0ne");
+    bed.build(&["--cache-to", &format!("{place},ignore-error=true")]).succeeds().says("was not written");
+}

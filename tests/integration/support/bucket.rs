@@ -1,0 +1,65 @@
+//! A real S3 server on loopback (moto's), one for the whole test process. Every test has a bucket of its own.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+
+use super::{skip, tool};
+
+/// The running server. Its shell waits for our end of a pipe to close, so it never outlives the tests.
+pub struct Buckets {
+    address: String,
+    _alive: ChildStdin,
+    _child: Child,
+}
+
+impl Buckets {
+    /// The server of this process, started at first use; None where it is not installed.
+    pub fn stand_in() -> Option<&'static Buckets> {
+        static BUCKETS: OnceLock<Option<Buckets>> = OnceLock::new();
+        let buckets = BUCKETS.get_or_init(Buckets::start).as_ref();
+        if buckets.is_none() {
+            skip("there is no moto_server to be S3 (tests/run installs it)");
+        }
+        buckets
+    }
+
+    fn start() -> Option<Buckets> {
+        let script = "moto_server -H 127.0.0.1 -p 0 </dev/null 2>&1 & trap 'kill $!' EXIT; read -r _";
+        let mut child = Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sh runs");
+        let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
+        let address = log.by_ref().map_while(Result::ok).find_map(|line| match line.split_once("http://") {
+            Some((_, address)) => Some(Some(address.trim().to_owned())),
+            None => line.contains("not found").then_some(None),
+        });
+        std::thread::spawn(move || log.for_each(drop));
+        Some(Buckets { address: address??, _alive: child.stdin.take().unwrap(), _child: child })
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Makes a bucket.
+    pub fn make(&self, bucket: &str) {
+        self.put(bucket, b"");
+    }
+
+    /// Puts an object, or makes a bucket.
+    pub fn put(&self, path: &str, bytes: &[u8]) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        tool(Command::new("curl").args(["-sSf", "-T"]).arg(file.path()).arg(format!("{}/{path}", self.endpoint())));
+    }
+
+    /// The names of all objects, with their sizes.
+    pub fn objects(&self, bucket: &str) -> Vec<(String, usize)> {
+        let text = tool(Command::new("curl").args(["-sSf", &format!("{}/{bucket}?list-type=2", self.endpoint())]));
+        let inside = |part: &str, tag: &str| -> String {
+            let (_, rest) = part.split_once(&format!("<{tag}>")).unwrap_or_else(|| panic!("no {tag} in {part}"));
+            rest.split('<').next().unwrap().to_owned()
+        };
+        text.split("<Contents>").skip(1).map(|part| (inside(part, "Key"), inside(part, "Size").parse().unwrap())).collect()
+    }
+}
