@@ -11,8 +11,8 @@ name := rbuild-$(version)-$(machine)-linux
 target := $(or $(CARGO_TARGET_DIR),target)
 
 dist:
-	cargo build --release --locked --target $(machine)-unknown-linux-musl
+	cargo build --profile dist --locked --target $(machine)-unknown-linux-musl
 	mkdir -p dist
-	cp $(target)/$(machine)-unknown-linux-musl/release/rbuild dist/$(name)
+	cp $(target)/$(machine)-unknown-linux-musl/dist/rbuild dist/$(name)
 	cd dist && sha256sum $(name) > SHA256SUMS
 	@ls -l dist/$(name)
