@@ -17,7 +17,7 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use rustix::{
@@ -25,7 +25,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::Timestamp;
+use super::{Ownership, Timestamp};
 use crate::sys::recorded;
 
 const OPAQUE: &str = "user.overlay.opaque";
@@ -147,8 +147,23 @@ pub(super) fn device(file: impl AsFd) -> io::Result<Option<Device>> {
     Ok(get_xattr(file, DEVICE)?.and_then(|text| Device::parse(&text)))
 }
 
+/// Whether files can be given away. Where not (the `copy` rung of a user), every owner is written down, and our own ids,
+/// which all files have there, mean root.
+fn can_give() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The owner of a file on which none is written down.
+pub(super) fn unwritten_owner(stat: &Stat) -> (u32, u32) {
+    let meant = |id: u32, own: u32| if !can_give() && id == own { 0 } else { id };
+    (meant(stat.st_uid, rustix::process::geteuid().as_raw()), meant(stat.st_gid, rustix::process::getegid().as_raw()))
+}
+
 /// Sets an owner; one that is not mapped into our user namespace is written down.
 pub(super) fn set_owner(file: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
+    if !can_give() {
+        return record_owner(file, uid, gid);
+    }
     let (user, group) = owner(uid, gid);
     match rustix::fs::fchown(&file, user, group) {
         Err(Errno::INVAL) => record_owner(file, uid, gid),
@@ -158,10 +173,25 @@ pub(super) fn set_owner(file: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
 
 /// The same for a link or node. False where neither is possible: the owner is left as it is.
 pub(super) fn set_owner_at(parent: impl AsFd, name: &OsStr, uid: u32, gid: u32) -> io::Result<bool> {
+    if !can_give() {
+        return Ok((uid, gid) == (0, 0) || record_owner_at(parent, name, uid, gid));
+    }
     let (user, group) = owner(uid, gid);
     match rustix::fs::chownat(&parent, name, user, group, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::INVAL) => Ok(record_owner_at(parent, name, uid, gid)),
         result => Ok(result.map(|()| true)?),
+    }
+}
+
+/// The same where an owner that gets lost would be a wrong result.
+pub(super) fn keep_owner_at(parent: impl AsFd, name: &OsStr, uid: u32, gid: u32, ownership: Ownership) -> io::Result<()> {
+    let kept = match ownership {
+        Ownership::Set => set_owner_at(parent, name, uid, gid)?,
+        Ownership::Record => (uid, gid) == (0, 0) || record_owner_at(parent, name, uid, gid),
+    };
+    match kept || can_give() {
+        true => Ok(()),
+        false => Err(io::Error::other(format!("{} cannot get its owner {uid}:{gid} without a user namespace", Path::new(name).display()))),
     }
 }
 

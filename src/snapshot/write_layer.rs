@@ -162,7 +162,8 @@ impl<W: Write> EntryWriter<W> {
                 entry.kind = EntryKind::Directory;
                 read_attributes(&directory, &mut entry, self.exact).map_err(Error::io("read the attributes of", path))?;
             }
-            _ if self.is_further_link(&stat, &mut entry) => {}
+            // Owner and mode are the file's, in every one of its names.
+            _ if self.is_further_link(&stat, &mut entry) => read_owner_at(&parent, name, &mut entry),
             FileType::RegularFile => {
                 self.add_file(parent, name, &stat, entry, path)?;
                 return Ok(false);
@@ -200,12 +201,13 @@ impl<W: Write> EntryWriter<W> {
 
     /// Name, mode, owner and time: what every kind has.
     fn entry_of(&self, stat: &Stat, path: &Path) -> Entry {
+        let (uid, gid) = disk::unwritten_owner(stat);
         Entry {
             path: path.as_os_str().as_bytes().to_vec(),
             kind: EntryKind::File,
             mode: stat.st_mode & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
+            uid,
+            gid,
             mtime: if self.exact { disk::mtime(stat) } else { self.policy.apply(disk::mtime(stat)) },
             size: 0,
             xattrs: Vec::new(),

@@ -23,7 +23,7 @@ use rustix::{
 };
 
 use super::{
-    Entry, EntryKind, Ownership, TarReader, Timestamp,
+    Entry, EntryKind, TarReader, Timestamp,
     copy::{Context, CopyError, CopyReport},
     decompress,
     disk::{self, Device},
@@ -208,10 +208,7 @@ impl Unpacker<'_> {
     fn dress_at(&self, entry: &Entry, parent: &Directory, name: &OsStr, is_link: bool) -> io::Result<()> {
         let at = parent.upper()?;
         let (uid, gid) = self.options.owner.unwrap_or((entry.uid, entry.gid));
-        match self.root.ownership() {
-            Ownership::Set => disk::set_owner_at(at, name, uid, gid)?,
-            Ownership::Record => disk::record_owner_at(at, name, uid, gid),
-        };
+        disk::keep_owner_at(at, name, uid, gid, self.root.ownership())?;
         if !is_link {
             rustix::fs::chmodat(at, name, Mode::from_raw_mode(entry.mode), AtFlags::empty())?;
         }

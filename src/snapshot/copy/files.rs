@@ -168,10 +168,7 @@ impl<'a, 'r> Writer<'a, 'r> {
     fn finish_at(&self, metadata: &Metadata, target: &Directory, name: &OsStr) -> io::Result<()> {
         let at = target.upper()?;
         let (uid, gid) = self.style.owner.unwrap_or((metadata.uid, metadata.gid));
-        match self.root.ownership() {
-            Ownership::Set => disk::set_owner_at(at, name, uid, gid)?,
-            Ownership::Record => disk::record_owner_at(at, name, uid, gid),
-        };
+        disk::keep_owner_at(at, name, uid, gid, self.root.ownership())?;
         if metadata.kind != Kind::Symlink {
             let mode = self.style.apply_mode(metadata.mode, false);
             rustix::fs::chmodat(at, name, Mode::from_raw_mode(mode), AtFlags::empty())?;

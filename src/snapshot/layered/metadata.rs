@@ -3,7 +3,10 @@
 
 use rustix::fs::{FileType, Stat, Timespec};
 
-use crate::{snapshot::Timestamp, sys::stat_key::StatKey};
+use crate::{
+    snapshot::{Timestamp, disk},
+    sys::stat_key::StatKey,
+};
 
 pub(crate) fn timespec(time: Timestamp) -> Timespec {
     Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() }
@@ -68,11 +71,12 @@ impl Metadata {
             FileType::Socket => Kind::Socket,
             FileType::RegularFile | FileType::Unknown => Kind::File,
         };
+        let (uid, gid) = disk::unwritten_owner(stat);
         Self {
             kind,
             mode: stat.st_mode & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
+            uid,
+            gid,
             size: stat.st_size as u64,
             accessed: Timestamp { seconds: stat.st_atime, nanoseconds: stat.st_atime_nsec as u32 },
             modified: Timestamp { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 },
