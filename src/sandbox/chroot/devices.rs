@@ -1,8 +1,8 @@
 //! /dev and /proc of a step that has no mounts: device nodes, pipes for /dev/stdout and /dev/stderr, and the few files of
 //! /proc that tell of the machine and not of a process.
 //!
-//! There is no /proc/self: what asks for it (bash's `<(..)`, `ps`) finds nothing, as in any chroot without /proc; the
-//! host's processes are not shown either. Unaware of where the directories go.
+//! Of /proc/self there is what is the same for all processes. What asks for the rest (bash's `<(..)`, `ps`) finds nothing, as
+//! in any chroot without /proc; the host's processes are not shown either. Unaware of where the directories go.
 
 use std::{
     fs, io,
@@ -21,21 +21,32 @@ use super::super::outcome::{During, InitError};
 const DEVICES: [(&str, u32, u32); 6] = [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
 /// What is copied from our /proc.
-const TOLD: [&str; 14] = [
+const TOLD: [&str; 24] = [
+    "cgroups",
     "cpuinfo",
+    "devices",
     "filesystems",
     "loadavg",
     "meminfo",
     "stat",
     "uptime",
     "version",
+    "vmstat",
+    "sys/fs/file-max",
     "sys/kernel/cap_last_cap",
     "sys/kernel/hostname",
     "sys/kernel/ngroups_max",
     "sys/kernel/osrelease",
     "sys/kernel/ostype",
     "sys/kernel/pid_max",
+    "sys/kernel/random/boot_id",
+    // Another one for each step, not for each time that it is read.
+    "sys/kernel/random/uuid",
+    "sys/kernel/threads-max",
+    "sys/net/core/somaxconn",
+    "sys/vm/max_map_count",
     "sys/vm/overcommit_memory",
+    "sys/vm/swappiness",
 ];
 
 /// The reading ends of /dev/stdout and /dev/stderr.
@@ -85,7 +96,13 @@ pub fn make_proc(directory: &Path) -> Result<(), InitError> {
         };
         write().during("make a file of /proc")?;
     }
-    fs::write(directory.join("mounts"), "").during("make a file of /proc")
+    let own = || -> io::Result<()> {
+        fs::create_dir(directory.join("self"))?;
+        fs::write(directory.join("self/mounts"), "rootfs / rootfs rw 0 0\n")?;
+        fs::write(directory.join("self/mountinfo"), "1 1 0:1 / / rw - rootfs rootfs rw\n")?;
+        symlink("self/mounts", directory.join("mounts"))
+    };
+    own().during("make a file of /proc")
 }
 
 pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {

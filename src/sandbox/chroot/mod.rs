@@ -9,7 +9,7 @@
 //! | cache mount | the cache's own directory, moved in and back: one step at a time has it |
 //! | tmpfs, /dev/shm | a directory, removed afterwards; `size` is not enforced |
 //! | secret | a file in the private directory, removed when the step ends, and when rbuild is killed |
-//! | /proc | files that tell of the machine; no /proc/self |
+//! | /proc | files that tell of the machine; of /proc/self the mounts only |
 //! | /sys | an empty directory |
 //! | pid namespace | all descendants are stopped and killed at the end |
 //! | network `none` | refused |
