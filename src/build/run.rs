@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Once},
     time::Duration,
 };
 
@@ -15,7 +15,7 @@ use crate::{
         root,
         secrets::{Masker, Secrets},
     },
-    plan::{Input, Mount, MountKind, NetworkMode, RunOp, VertexId},
+    plan::{Input, Mount, MountKind, NetworkMode, Op, RunOp, VertexId},
     sandbox::{self, Exit, RunError, Rung, Spec, Stream},
     store::{CacheMountLease, SnapshotDraft, SnapshotId},
 };
@@ -38,6 +38,7 @@ impl Engine {
         snapshot: &SnapshotId,
     ) -> Result<(), BuildError> {
         refuse_without_rung()?;
+        self.tell_network(op).await;
         let lowers = directories(&parent.stack, &self.services, &self.progress).await?;
         let attempts = self.request.retries.saturating_add(1);
         for attempt in 1..attempts {
@@ -128,6 +129,25 @@ impl Engine {
         .await
     }
 
+    /// Whether this step speaks of ids that are not mapped, or may meet files that cannot be what they are: then it sees them
+    /// as they are written down.
+    fn needs_emulation(&self, op: &RunOp) -> bool {
+        let highest = sandbox::highest_id();
+        let leaves = |op: &Op| leaves_unreal_files(op, highest);
+        words(op).any(|word| is_unmapped(word, highest)) || self.plan.vertices.iter().any(|vertex| leaves(&vertex.op))
+    }
+
+    /// Says what steps can reach, once: when the first one that runs asks for the default network.
+    async fn tell_network(self: &Arc<Self>, op: &RunOp) {
+        static TOLD: Once = Once::new();
+        if op.network != NetworkMode::Default || TOLD.is_completed() {
+            return;
+        }
+        let this = self.clone();
+        let tell = move || TOLD.call_once(|| this.progress.event(Event::Note { step: None, text: &sandbox::network::in_words() }));
+        blocking(tell).await;
+    }
+
     /// Makes programs of the step's platform runnable. What stands against it only matters if the step then fails: it may
     /// run programs of this machine alone.
     async fn emulation(&self, id: VertexId) -> Result<Option<sandbox::EmulationError>, BuildError> {
@@ -171,7 +191,7 @@ impl Engine {
             ulimits: ulimits.collect(),
             limits: self.request.limits.clone(),
             timeout: self.request.timeout,
-            emulate_ids: names_id_above(op, sandbox::highest_id()),
+            emulate_ids: self.needs_emulation(op),
             ..Spec::default()
         }
     }
@@ -297,16 +317,30 @@ fn refuse_without_rung() -> Result<(), BuildError> {
     })
 }
 
-/// Whether the step's text holds a number that could be an id and is not mapped.
-fn names_id_above(op: &RunOp, highest: u32) -> bool {
+/// The words of a step.
+fn words(op: &RunOp) -> impl Iterator<Item = &str> {
     // A time is no id, and is in the environment of every reproducible build.
     let variables = op.env.iter().filter(|(name, _)| name != "SOURCE_DATE_EPOCH").map(|(_, value)| value);
-    let values = variables.chain(&op.args).chain([&op.user]).chain(op.script.iter().map(|script| &script.content));
-    highest < u32::MAX - 1
-        && values.into_iter().any(|text| {
-            let numbers = text.split(|character: char| !character.is_ascii_alphanumeric());
-            numbers.filter_map(|number| number.parse::<u32>().ok()).any(|number| number > highest)
-        })
+    let texts = variables.chain(&op.args).chain([&op.user]).chain(op.script.iter().map(|script| &script.content));
+    texts.flat_map(|text| text.split(|character: char| !character.is_ascii_alphanumeric()))
+}
+
+/// Whether a number could be an id that is not mapped.
+fn is_unmapped(word: &str, highest: u32) -> bool {
+    highest < u32::MAX - 1 && word.parse::<u32>().is_ok_and(|number| number > highest)
+}
+
+/// Whether files may come to have owners that are not mapped, or be devices, which no user namespace may make.
+fn leaves_unreal_files(op: &Op, highest: u32) -> bool {
+    const GIVES: [&str; 10] = ["chown", "chgrp", "useradd", "groupadd", "adduser", "addgroup", "usermod", "groupmod", "install", "setpriv"];
+    match op {
+        Op::Run(op) => {
+            words(op).any(|word| word == "mknod")
+                || (words(op).any(|word| is_unmapped(word, highest)) && words(op).any(|word| GIVES.contains(&word)))
+        }
+        Op::Copy(op) => op.chown.iter().flat_map(|owner| owner.split(':')).any(|id| is_unmapped(id, highest)),
+        Op::Image(_) | Op::Workdir(_) => false,
+    }
 }
 
 fn authorities_error(error: &std::io::Error) -> BuildError {

@@ -131,7 +131,8 @@ fn keep(control: &Control) -> Result<(), InitError> {
     unshare(&order.spec, &order.network)?;
     let mut stubs = Stubs::default();
     let ready = build_root(&order, &mut stubs)?;
-    let reaper = process::fork(|| reap(&order.spec, &ready, Streams { stdin, control }, order.one_id)).during("fork")?;
+    let emulates = order.one_id && is_emulated(&ready.user);
+    let reaper = process::fork(|| reap(&order.spec, &ready, Streams { stdin, control }, emulates)).during("fork")?;
     if order.spec.stdio != Stdio::Capture {
         process::forward_signals_to(reaper);
     }
@@ -144,6 +145,11 @@ fn keep(control: &Control) -> Result<(), InitError> {
         Some(0) => Ok(()),
         _ => Err(InitError::Setup { doing: "keep the step".into(), reason: format!("its first process ended: {ended:?}"), errno: None }),
     }
+}
+
+/// A user whose ids exist is that user really: what they can't do needs no emulation.
+fn is_emulated(user: &User) -> bool {
+    user.uid == 0 || user.uid.max(user.gid) > enter::highest_id()
 }
 
 fn unshare(spec: &Spec, network: &Attachment) -> Result<(), InitError> {

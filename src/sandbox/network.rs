@@ -23,7 +23,10 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::spec::Network;
+use super::{
+    enter::{self, Rung},
+    spec::Network,
+};
 use crate::sys::{mountns, process};
 
 /// Answers name queries in a private network; pasta passes them to the host's own resolver.
@@ -115,6 +118,17 @@ pub fn default_network() -> &'static DefaultNetwork {
         Ok(namespace) => DefaultNetwork::Private { namespace },
         Err(error) => DefaultNetwork::Host { reason: error.to_string() },
     })
+}
+
+/// What steps reach by default, for people; the first call may start it.
+pub fn in_words() -> String {
+    if enter::current() < Rung::Single {
+        return "network: the host's (no namespaces here)".to_owned();
+    }
+    match default_network() {
+        DefaultNetwork::Private { .. } => "network: private, through pasta".to_owned(),
+        DefaultNetwork::Host { reason } => format!("network: the host's ({reason}); see `rbuild doctor`"),
+    }
 }
 
 /// What a step's wish means on this machine.

@@ -24,6 +24,24 @@ pub fn owner_of_new(path: &Path, ids: &Ids) -> Option<(u32, u32)> {
     ((ids.user.effective, gid) != (0, 0)).then_some((ids.user.effective, gid))
 }
 
+/// Whether a file may not be made or written by somebody else than root. Whose groups they are in is not known in full: what
+/// any group may write is left to them.
+pub fn is_refused(path: &Path, ids: &Ids, writes: bool) -> bool {
+    if ids.is_root() {
+        return false;
+    }
+    let (of, last) = match rustix::fs::stat(path) {
+        Ok(stat) if writes && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => (path, Last::Followed),
+        // The kernel says that it is there; and pipes and devices are everybody's.
+        Ok(_) => return false,
+        Err(_) => (path.parent().unwrap_or(Path::new("/")), Last::Followed),
+    };
+    let Ok(stat) = rustix::fs::stat(of) else { return false };
+    let (owner, _) = recorded::owner(of, last).unwrap_or((stat.st_uid, stat.st_gid));
+    let writers = if owner == ids.user.effective { 0o200 } else { 0o022 };
+    stat.st_mode & writers == 0
+}
+
 /// Opens a file that does not exist yet as the target would, with the owner written down. None: it exists, or cannot be
 /// made this way, and the kernel shall say what it has to say.
 pub fn open_new(target: Target, path: &Path, flags: u32, mode: u32, owner: (u32, u32)) -> Option<OwnedFd> {

@@ -8,11 +8,12 @@
 //! | chown and its kin | the kernel does it for id 0 (with all its side effects), the owner is written down |
 //! | set*id, get*id, setgroups | kept per process, see [`ids`]; the rights of root stay |
 //! | mknod of a device | an empty file that stands for it |
-//! | open, mkdir, symlink, mkfifo by somebody else than root, or in a set-gid directory | made here, with the owner written down |
+//! | open, mkdir, symlink, mkfifo by somebody else than root, or in a set-gid directory | made here, with the owner written down; refused where only another user may write |
 //! | stat, fstat, statx | only for files with something written down; the kernel answers the rest |
 //!
 //! Everything else and everything that fails is let through to the kernel, which then says what it has to say. Not
-//! emulated: owners of sockets, access checks between the users of one step, set-id programs, and programs of a 32-bit sibling architecture. Unaware of mounts and namespaces.
+//! emulated: owners of sockets, other access checks between the users of one step (reading, removing, renaming, changing
+//! modes), set-id programs, and programs of a 32-bit sibling architecture. Unaware of mounts and namespaces.
 
 mod create;
 mod filter;
@@ -21,7 +22,14 @@ mod owners;
 mod stat;
 mod target;
 
-use std::{cell::RefCell, collections::HashSet, ffi::OsStr, io, os::unix::ffi::OsStrExt, path::PathBuf};
+use std::{
+    cell::RefCell,
+    collections::HashSet,
+    ffi::OsStr,
+    io,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
 
 use rustix::{fs::Mode, io::Errno};
 
@@ -134,7 +142,7 @@ impl Emulator {
             }
             libc::SYS_mknodat => self.mknod(target, first as i32, second, third as u32, fourth),
             libc::SYS_mkdirat => self.mkdir(target, first as i32, second, third as u32),
-            libc::SYS_symlinkat => symlink(target, first, second as i32, third),
+            libc::SYS_symlinkat => self.symlink(target, first, second as i32, third),
             libc::SYS_openat => self.open(call, target, first as i32, second, third as u32, fourth as u32),
             libc::SYS_newfstatat => stat_at(target, first as i32, second, third, fourth),
             libc::SYS_fstat => stat_of(target, target.descriptor(first as i32), Last::Followed, second),
@@ -153,7 +161,7 @@ impl Emulator {
             libc::SYS_lchown => chown(call, target.path(HERE, first)?, Last::Itself, second, third),
             libc::SYS_mknod => self.mknod(target, HERE, first, second as u32, third),
             libc::SYS_mkdir => self.mkdir(target, HERE, first, second as u32),
-            libc::SYS_symlink => symlink(target, first, HERE, second),
+            libc::SYS_symlink => self.symlink(target, first, HERE, second),
             libc::SYS_open => self.open(call, target, HERE, first, second as u32, third as u32),
             libc::SYS_creat => {
                 let flags = (libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC) as u32;
@@ -204,7 +212,11 @@ impl Emulator {
     fn mknod(&self, target: Target, directory: i32, path: u64, mode: u32, device: u64) -> io::Result<Answer> {
         if mode & libc::S_IFMT == libc::S_IFIFO {
             let path = target.path(directory, path)?;
-            let owner = create::owner_of_new(&path, &Ids::of(target.pid)?);
+            let ids = Ids::of(target.pid)?;
+            if self.is_refused(target, &path, &ids, false) {
+                return Ok(Answer::Error(libc::EACCES));
+            }
+            let owner = create::owner_of_new(&path, &ids);
             return Ok(owner.map_or(Answer::Through, |owner| from_result(create::make_pipe(target, &path, mode, owner))));
         }
         if !matches!(mode & libc::S_IFMT, libc::S_IFCHR | libc::S_IFBLK) {
@@ -220,6 +232,9 @@ impl Emulator {
     fn mkdir(&self, target: Target, directory: i32, path: u64, mode: u32) -> io::Result<Answer> {
         let ids = Ids::of(target.pid)?;
         let path = target.path(directory, path)?;
+        if self.is_refused(target, &path, &ids, false) {
+            return Ok(Answer::Error(libc::EACCES));
+        }
         let Some(owner) = create::owner_of_new(&path, &ids) else { return Ok(Answer::Through) };
         Ok(from_result(create::make_directory(target, &path, mode, owner)))
     }
@@ -227,19 +242,31 @@ impl Emulator {
     fn open(&self, call: &Call, target: Target, directory: i32, path: u64, flags: u32, mode: u32) -> io::Result<Answer> {
         let ids = Ids::of(target.pid)?;
         let path = target.path(directory, path)?;
+        let writes = flags & (libc::O_WRONLY | libc::O_RDWR | libc::O_TRUNC) as u32 != 0;
+        let is_unnamed = flags & libc::O_TMPFILE as u32 == libc::O_TMPFILE as u32;
+        if !is_unnamed && self.is_refused(target, &path, &ids, writes) {
+            return Ok(Answer::Error(libc::EACCES));
+        }
         let Some(owner) = create::owner_of_new(&path, &ids) else { return Ok(Answer::Through) };
         let Some(file) = create::open_new(target, &path, flags, mode, owner) else { return Ok(Answer::Through) };
         self.listener.answer_with_fd(call, file, flags & libc::O_CLOEXEC as u32 != 0)?;
         Ok(Answer::Done)
     }
-}
 
-fn symlink(target: Target, content: u64, directory: i32, path: u64) -> io::Result<Answer> {
-    let ids = Ids::of(target.pid)?;
-    let path = target.path(directory, path)?;
-    let Some(owner) = create::owner_of_new(&path, &ids) else { return Ok(Answer::Through) };
-    let content = notify::read_string(target.pid, content)?;
-    Ok(from_result(create::make_link(OsStr::from_bytes(&content), &path, owner)))
+    fn symlink(&self, target: Target, content: u64, directory: i32, path: u64) -> io::Result<Answer> {
+        let ids = Ids::of(target.pid)?;
+        let path = target.path(directory, path)?;
+        if self.is_refused(target, &path, &ids, false) {
+            return Ok(Answer::Error(libc::EACCES));
+        }
+        let Some(owner) = create::owner_of_new(&path, &ids) else { return Ok(Answer::Through) };
+        let content = notify::read_string(target.pid, content)?;
+        Ok(from_result(create::make_link(OsStr::from_bytes(&content), &path, owner)))
+    }
+
+    fn is_refused(&self, target: Target, path: &Path, ids: &Ids, writes: bool) -> bool {
+        !self.keepers.borrow().contains(&target.pid) && create::is_refused(path, ids, writes)
+    }
 }
 
 fn from_result(result: Result<(), Errno>) -> Answer {
@@ -265,7 +292,7 @@ fn chown_at(call: &Call, target: Target, directory: i32, path: u64, ids: (u64, u
 }
 
 /// Whether a path of ours is a descriptor of the target and nothing below it.
-fn is_descriptor(path: &std::path::Path) -> bool {
+fn is_descriptor(path: &Path) -> bool {
     path.parent().is_some_and(|parent| parent.ends_with("fd")) || path.ends_with("cwd")
 }
 
