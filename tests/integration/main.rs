@@ -28,6 +28,7 @@ mod recipes;
 mod regressions;
 mod reports;
 mod run;
+mod rungs;
 mod security;
 mod signals;
 mod sources;

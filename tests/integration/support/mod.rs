@@ -3,6 +3,7 @@
 
 mod bed;
 mod bucket;
+mod container;
 mod fake;
 mod image;
 mod lines;
@@ -13,6 +14,7 @@ mod web;
 
 pub use bed::{Bed, Outcome, checkout};
 pub use bucket::Buckets;
+pub use container::{Container, shell};
 pub use fake::{FakeRegistry, Reply, Request};
 pub use image::{Image, Layer, digest};
 pub use lines::Lines;

@@ -34,6 +34,12 @@ impl Registry {
         ADDED.get_or_init(|| self.add_base("node:20-alpine", &["node:20-alpine"]));
     }
 
+    /// Adds `debian:12`, which root makes with debootstrap from the Debian archive.
+    pub fn add_debian(&self) {
+        static ADDED: OnceLock<()> = OnceLock::new();
+        ADDED.get_or_init(|| self.add_base("debian:12", &["debian:12"]));
+    }
+
     fn add_base(&self, base: &str, names: &[&str]) {
         let bases = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bases");
         let listed = tool(Command::new("python3").arg(checkout().join("examples/bases/bases.py")).arg("--out").arg(bases).arg(base));
