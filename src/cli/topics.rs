@@ -116,6 +116,18 @@ rbuild needs no root. It stands on the highest rung that the machine allows, and
   --rung, RBUILD_RUNG     stand on this one, or fail
 
 For `full` an unprivileged user needs newuidmap (package `uidmap`) and a line in /etc/subuid and /etc/subgid.
+
+On `single` the users of one step are told apart by name only: one may read, rename and remove what is another's.
+On `chroot` a step has no /proc/self and no /dev/fd (bash's `<(..)`), no network of its own, cannot make devices, shares
+the container's processes, and may write to what is mounted read-only: it is a copy. A step's network is told once.
+
+What others do there: buildah 1.28 as tried, BuildKit rootless as its documentation says.
+
+                               rbuild    buildah                            BuildKit rootless
+  root, or a user with subuids full      builds                             builds; steps share the host's network
+  a user without subuids       single    fails at the first chown           needs subuids
+  docker run, as root          chroot    fails: unshare(CLONE_NEWUSER)      needs seccomp and AppArmor unconfined
+  a restricted pod             copy      fails: unshare(CLONE_NEWUSER)      does not start
 ";
 
 const SECRETS: &str = "\

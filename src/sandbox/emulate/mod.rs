@@ -13,7 +13,12 @@
 //!
 //! Everything else and everything that fails is let through to the kernel, which then says what it has to say. Not
 //! emulated: owners of sockets, other access checks between the users of one step (reading, removing, renaming, changing
-//! modes), set-id programs, and programs of a 32-bit sibling architecture. Unaware of mounts and namespaces.
+//! modes), set-id programs, and programs of a 32-bit sibling architecture.
+//!
+//! `stat` agrees with `chown`, although that costs some 10 us a call, also in steps without any chown: `find` over a tree
+//! takes two to three times as long, `tar` of small files up to twice; starting programs and computing do not show it.
+//! The alternative, telling everybody that root owns everything, is a wrong image: `cp -a`, `tar` and `rsync` copy what
+//! stat tells them, so that owners get lost with a success on the way. Unaware of mounts and namespaces.
 
 mod create;
 mod filter;
