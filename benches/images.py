@@ -133,9 +133,9 @@ MIB = 1 << 20
 LARGE = [(1, "usr/lib", 6000, 120 * MIB), (2, "usr/share", 9000, 180 * MIB), (3, "opt/tools", 8000, 500 * MIB), (4, "opt/sdk", 12000, 700 * MIB)]
 
 
-def large_image(directory):
-    """The layout of the 1.5 GB image; made once."""
+def large_image(directory, scale=1.0):
+    """The layout of the 1.5 GB image, or of a smaller one of the same proportions; made once."""
     layout = f"{directory}/large"
     if not os.path.exists(f"{layout}/oci-layout"):
-        write_image(layout, LARGE)
+        write_image(layout, [(seed, top, int(count * scale), int(total * scale)) for seed, top, count, total in LARGE])
     return layout
