@@ -386,10 +386,11 @@ fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
-/// A program that can't be executed may be another processor's: then that is what is said.
+/// A program that can't be executed may be another processor's: then that is what is said. 126 is the kernel's refusal;
+/// the other codes come from programs, which ran if an emulator may be there.
 fn explain(error: BuildError, emulation: Option<sandbox::EmulationError>) -> BuildError {
     match (emulation, error.kind) {
-        (Some(missing), Kind::Run(126 | 127 | 255)) => {
+        (Some(missing), Kind::Run(code)) if code == 126 || (matches!(code, 127 | 255) && !missing.is_uncertain) => {
             let fix = missing.fix.clone().or(error.hint.clone());
             BuildError { message: format!("{}: {missing}", error.message), hint: fix, ..error }
         }

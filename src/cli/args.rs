@@ -292,6 +292,9 @@ pub struct RunArgs {
     /// Command instead of the image's
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
+    /// The image for this platform [default: ours, else the first of the index]
+    #[arg(long)]
+    pub platform: Option<String>,
     /// What the container gets
     #[command(flatten)]
     pub container: ContainerArgs,

@@ -30,11 +30,13 @@ fn start(cli: &Cli, args: &RunArgs) -> Result<ExitCode, Failure> {
     options.check(entered.rung)?;
     let services = services::services(cli, &entered, crate::build::SourceOptions::default())?;
     let runtime = services::runtime()?;
-    let (_, image) = find::image(&services.store, &args.image, None)?;
+    let (_, image) = find::image(&services.store, &args.image, args.platform.as_deref())?;
     let progress: Arc<dyn build::Progress> = Arc::new(Silent);
     let lowers = runtime.block_on(build::unpack_image(&image, &services, &progress)).map_err(|error| Failure::new(error.message))?;
     // It may run programs of this machine alone, and then nothing is missing.
-    if let Err(missing) = sandbox::emulation::prepare(&image.platform, &services.search_path) {
+    if let Err(missing) = sandbox::emulation::prepare(&image.platform, &services.search_path)
+        && !missing.is_uncertain
+    {
         eprintln!("warning: {missing}");
         missing.fix.iter().for_each(|fix| eprintln!("hint: {fix}"));
     }

@@ -29,8 +29,6 @@ pub enum Emulation {
     Own(PathBuf),
     /// By an emulator that the host has registered.
     Host,
-    /// The host's registrations cannot be seen from here; it may have one.
-    Unseen,
 }
 
 /// Why programs of a platform cannot be run here.
@@ -42,6 +40,8 @@ pub struct EmulationError {
     reason: String,
     /// What would help, to copy and paste.
     pub fix: Option<String>,
+    /// The host's registrations can't be seen from here: it may have one after all.
+    pub is_uncertain: bool,
 }
 
 /// A kind of ELF file.
@@ -65,9 +65,12 @@ pub fn prepare(platform: &Platform, search_path: &[PathBuf]) -> Result<Emulation
     if runs_natively(&host.architecture, &platform.architecture) {
         return Ok(Emulation::Native);
     }
-    let fail = |reason: String, fix: Option<String>| EmulationError { platform: platform.to_string(), host: host.to_string(), reason, fix };
+    let fail = |reason: String, fix: Option<String>, is_uncertain| {
+        let (platform, host) = (platform.to_string(), host.to_string());
+        EmulationError { platform, host, reason, fix, is_uncertain }
+    };
     let Some(machine) = machine(&platform.architecture) else {
-        return Err(fail("no emulator is known for it".into(), None));
+        return Err(fail("no emulator is known for it".into(), None, false));
     };
     let emulator = find_emulator(machine, search_path);
     let own = match &emulator {
@@ -77,13 +80,16 @@ pub fn prepare(platform: &Platform, search_path: &[PathBuf]) -> Result<Emulation
     match (own, host_has(machine)) {
         (Ok(path), _) => Ok(Emulation::Own(path)),
         (Err(_), Seen::Registered) => Ok(Emulation::Host),
-        (Err(_), Seen::Nothing) => Ok(Emulation::Unseen),
-        (Err(reason), Seen::Missing(why)) => {
+        (Err(reason), seen) => {
             let fix = match emulator {
                 None => probe::emulators(),
                 Some(_) => "docker run --privileged --rm tonistiigi/binfmt --install all".to_owned(),
             };
-            Err(fail(format!("{reason}, and {why}"), Some(fix)))
+            let (why, is_uncertain) = match seen {
+                Seen::Missing(why) => (why, false),
+                _ => ("whether the host has registered one can't be seen from here".to_owned(), true),
+            };
+            Err(fail(format!("{reason}, and {why}"), Some(fix), is_uncertain))
         }
     }
 }

@@ -87,6 +87,56 @@ fn reproducible_images_are_equal_whatever_the_times_threads_and_caches() {
     assert_eq!(second.digest("app"), digest);
 }
 
+/// The store on a disk, in memory and on an overlay, which steps cannot be overlays on. One thing does differ there, and
+/// is left out: the kernel's overlay parts hard links of a lower layer when one of them is written to, a copy doesn't.
+#[test]
+fn reproducible_images_are_equal_on_every_file_system() {
+    let bed = Bed::caller();
+    bed.file("one", "1").file("sub/two", "2".repeat(100_000));
+    bed.dockerfile(
+        "FROM alpine AS builder\nWORKDIR /w\nCOPY --chown=3:4 . .\nRUN mkdir -p a/b && echo text > a/b/c && chown -R 5:6 a && ln a/b/c a/h && \
+         ln -s h a/s && mkfifo a/p && chmod 2750 a/b && rm -r sub && mkdir sub && echo new > sub/three\n\
+         FROM alpine\nCOPY --from=builder /w /w\nRUN rm /w/one && mv /w/sub /w/moved && chmod 4711 /w/Dockerfile\n",
+    );
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let overlay = memory.path().join("overlay");
+    for name in ["lower", "upper", "work", "overlay"] {
+        std::fs::create_dir(memory.path().join(name)).unwrap();
+    }
+    let mount =
+        "top=$1; shift; mount -t overlay overlay -o lowerdir=$top/lower,upperdir=$top/upper,workdir=$top/work $top/overlay && exec \"$@\"";
+    let is_root = nix::unistd::Uid::effective().is_root();
+    let stores = [bed.store(), memory.path().join("store"), overlay.join("store")];
+    let digests: Vec<String> = stores
+        .iter()
+        .filter(|store| is_root || !store.starts_with(&overlay))
+        .map(|store| {
+            let build = |arguments: &[&str]| {
+                let inner = bed.command(arguments);
+                let mut command = match store.starts_with(&overlay) {
+                    false => inner,
+                    true => {
+                        let mut outer = bed.user.command("/usr/bin/unshare".as_ref(), &bed.path("home"));
+                        outer.args(["--mount", "sh", "-c", mount, "sh"]).arg(memory.path()).arg(inner.get_program()).args(inner.get_args());
+                        outer.current_dir(bed.path("context"));
+                        outer
+                    }
+                };
+                command.env("RBUILD_STORE", store);
+                Outcome::of(command)
+            };
+            build(&["build", "--reproducible", "-t", "app", "--metadata-file", "../out/metadata.json", "."]).succeeds();
+            let metadata = std::fs::read(bed.path("out/metadata.json")).unwrap();
+            if !is_root {
+                build(&["prune", "--all"]).succeeds();
+            }
+            let metadata: serde_json::Value = serde_json::from_slice(&metadata).unwrap();
+            metadata["containerimage.digest"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert!(digests.iter().all(|digest| *digest == digests[0]), "{stores:?}: {digests:?}");
+}
+
 #[test]
 fn the_time_is_that_of_the_contexts_commit() {
     let bed = Bed::caller();

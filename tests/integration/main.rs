@@ -21,6 +21,7 @@ mod faults;
 mod kaniko;
 mod kills;
 mod loads;
+mod logins;
 mod outputs;
 mod platforms;
 mod push;

@@ -6,7 +6,7 @@ use crate::support::Bed;
 
 /// A static arm64 program that prints a line, by hand: nothing here compiles for arm64.
 fn arm64_program() -> Vec<u8> {
-    let text = b"hello from arm64\n";
+    let text = "hello from arm64\n";
     let length = text.len() as u32;
     let code: [u32; 8] = [
         0xd280_0020,                 // mov x0, #1
@@ -18,11 +18,26 @@ fn arm64_program() -> Vec<u8> {
         0xd280_0ba8,                 // mov x8, #93 (exit)
         0xd400_0001,                 // svc #0
     ];
-    let size = (64 + 56 + code.len() * 4 + text.len()) as u64;
+    program(183, &code.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>(), text)
+}
+
+/// The same for amd64.
+fn amd64_program() -> Vec<u8> {
+    let text = "hello from amd64\n";
+    let mut code = b"\xb8\x01\0\0\0\xbf\x01\0\0\0".to_vec(); // mov eax, 1 (write); mov edi, 1
+    code.extend(b"\x48\x8d\x35\x10\0\0\0\xba"); // lea rsi, [rip + 16]; mov edx, length
+    code.extend((text.len() as u32).to_le_bytes());
+    code.extend(b"\x0f\x05\xb8\x3c\0\0\0\x31\xff\x0f\x05"); // syscall; mov eax, 60 (exit); xor edi, edi; syscall
+    program(62, &code, text)
+}
+
+/// An ELF file of one segment.
+fn program(machine: u16, code: &[u8], text: &str) -> Vec<u8> {
+    let size = (64 + 56 + code.len() + text.len()) as u64;
     let base: u64 = 0x40_0000;
     let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
     elf.resize(16, 0);
-    for half in [2u16, 183] {
+    for half in [2u16, machine] {
         elf.extend(half.to_le_bytes());
     }
     elf.extend(1u32.to_le_bytes());
@@ -39,8 +54,8 @@ fn arm64_program() -> Vec<u8> {
     for long in [0, base, base, size, size, 0x1_0000] {
         elf.extend(long.to_le_bytes());
     }
-    code.iter().for_each(|word| elf.extend(word.to_le_bytes()));
-    elf.extend(text);
+    elf.extend(code);
+    elf.extend(text.as_bytes());
     elf
 }
 
@@ -63,6 +78,36 @@ fn an_arm64_step_runs_for_every_user() {
         bed.build(&["--platform", "linux/arm64", "-t", "app"]).succeeds().says("hello from arm64");
         bed.run(&["run", "app"]).succeeds().says("hello from arm64");
     }
+}
+
+/// Nothing is registered on the host for this, and one of the users is nobody in particular.
+#[test]
+fn steps_of_two_processors_in_one_build_make_an_index_for_every_user() {
+    if !cfg!(target_arch = "x86_64") || !has_emulator() {
+        return;
+    }
+    for bed in Bed::each_user() {
+        bed.file("hello-amd64", amd64_program()).file("hello-arm64", arm64_program());
+        bed.dockerfile("FROM scratch\nARG TARGETARCH\nCOPY --chmod=755 hello-$TARGETARCH /hello\nRUN [\"/hello\"]\nCMD [\"/hello\"]\n");
+        let outcome = bed.build(&["--platform", "linux/amd64,linux/arm64", "-t", "app"]);
+        outcome.succeeds().says("hello from amd64").says("hello from arm64");
+        bed.run(&["run", "app"]).succeeds().says("hello from amd64");
+        bed.run(&["run", "--platform", "linux/arm64", "app"]).succeeds().says("hello from arm64");
+        bed.run(&["run", "--platform", "linux/s390x", "app"]).fails().says("linux/s390x");
+    }
+}
+
+#[test]
+fn a_missing_emulator_is_named() {
+    if !cfg!(target_arch = "x86_64") || Path::new("/proc/sys/fs/binfmt_misc/qemu-aarch64").exists() {
+        return;
+    }
+    let bed = Bed::caller();
+    bed.file("hello", arm64_program()).dockerfile("FROM scratch\nCOPY --chmod=755 hello /hello\nRUN [\"/hello\"]\n");
+    let mut command = bed.command(&["build", "--progress", "plain", "--platform", "linux/arm64", "."]);
+    command.env("PATH", bed.path("home"));
+    let outcome = crate::support::Outcome::of(command);
+    outcome.fails().says("cannot run programs of linux/arm64 on this linux/amd64: no static qemu-aarch64 in PATH").says("qemu-user-static");
 }
 
 #[test]

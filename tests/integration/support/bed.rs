@@ -149,11 +149,16 @@ pub struct Outcome {
 impl Outcome {
     pub fn of(mut command: Command) -> Outcome {
         let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Outcome::from_output(&format!("{command:?}"), &output)
+    }
+
+    /// Of a command that the test ran itself.
+    pub fn from_output(command: &str, output: &std::process::Output) -> Outcome {
         Outcome {
             code: output.status.code(),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),
             err: String::from_utf8_lossy(&output.stderr).into_owned(),
-            command: format!("{command:?}"),
+            command: command.to_owned(),
         }
     }
 

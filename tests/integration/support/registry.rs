@@ -8,6 +8,9 @@ use std::sync::OnceLock;
 
 use super::{checkout, tool};
 
+/// Its bcrypt.
+const HTPASSWD: &str = "builder:$2b$05$NhzJGFl4d5vBfeyYEPNM8.w2Y8tuA8F1NvKp8POyE4vUptzSCdzOm\n";
+
 /// The running registry. Its shell waits for our end of a pipe to close, so it never outlives the tests.
 pub struct Registry {
     address: String,
@@ -21,7 +24,7 @@ impl Registry {
     pub fn stand_in() -> &'static Registry {
         static REGISTRY: OnceLock<Registry> = OnceLock::new();
         REGISTRY.get_or_init(|| {
-            let registry = Registry::start();
+            let registry = Registry::start(false);
             registry.add_base("alpine", &["alpine", "busybox"]);
             registry.add_base("my-upstream-image", &["my-upstream-image"]);
             registry
@@ -49,15 +52,25 @@ impl Registry {
         }
     }
 
-    fn start() -> Registry {
+    /// A registry of its own, without images, for `builder` with `s3cret-of-the-builder` only.
+    pub fn private() -> Registry {
+        Registry::start(true)
+    }
+
+    fn start(is_private: bool) -> Registry {
         let storage = tempfile::tempdir().unwrap();
         let configuration = storage.path().join("registry.yml");
         let blobs = storage.path().join("blobs");
         // Port 0: the kernel picks a free one, the log says which.
-        let text = format!(
+        let mut text = format!(
             "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\nhttp:\n  addr: 127.0.0.1:0\n",
             blobs.display()
         );
+        if is_private {
+            let passwords = storage.path().join("htpasswd");
+            fs::write(&passwords, HTPASSWD).unwrap();
+            text += &format!("auth:\n  htpasswd: {{realm: test, path: {}}}\n", passwords.display());
+        }
         fs::write(&configuration, text).unwrap();
         let script = "docker-registry serve \"$1\" </dev/null 2>&1 & trap 'kill $!' EXIT; read -r _";
         let mut child = Command::new("sh")
