@@ -27,7 +27,8 @@ pub fn write_oci_archive(store: &Store, top: &Descriptor, destination: FileDesti
     let index = index_json(entries(store, top, &contents, options)?);
     let files = [("index.json", index), ("oci-layout", OCI_LAYOUT.into())];
     contents.blobs.retain(|digest, _| !options.without.contains(digest));
-    write(store, &contents, files.into(), Output::open(destination)?)
+    options.meter.expect(contents.blobs.values().sum());
+    write(store, &contents, files.into(), Output::open(destination, &options.meter)?)
 }
 
 /// Writes an image of one platform for `docker load`; it is an OCI layout too.
@@ -40,7 +41,8 @@ pub fn write_docker_archive(store: &Store, top: &Descriptor, destination: FileDe
     let manifest = docker_manifest(&contents, &options.names);
     let files = [("index.json", index), ("manifest.json", manifest), ("oci-layout", OCI_LAYOUT.into())];
     contents.blobs.retain(|digest, _| !options.without.contains(digest));
-    write(store, &contents, files.into(), Output::open(destination)?)
+    options.meter.expect(contents.blobs.values().sum());
+    write(store, &contents, files.into(), Output::open(destination, &options.meter)?)
 }
 
 /// What `docker load` reads first.

@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::{
     error::{ExportError, IoContext, Result},
+    meter::Meter,
     unnamed::Unnamed,
 };
 
@@ -29,6 +30,7 @@ pub enum FileDestination {
 pub(super) struct Output {
     path: PathBuf,
     kind: Kind,
+    meter: Meter,
 }
 
 #[derive(Debug)]
@@ -39,18 +41,19 @@ enum Kind {
 
 /// Writes a small file.
 pub fn write_file(destination: FileDestination, bytes: &[u8]) -> Result<()> {
-    let mut output = Output::open(destination)?;
+    let mut output = Output::open(destination, &Meter::default())?;
     output.write_all(bytes).at("write", output.path())?;
     output.finish()
 }
 
 impl Output {
-    pub(super) fn open(destination: FileDestination) -> Result<Self> {
+    pub(super) fn open(destination: FileDestination, meter: &Meter) -> Result<Self> {
+        let meter = meter.clone();
         match destination {
-            FileDestination::Stream(file) => Ok(Self { path: "the output stream".into(), kind: Kind::Straight(file) }),
+            FileDestination::Stream(file) => Ok(Self { path: "the output stream".into(), kind: Kind::Straight(file), meter }),
             FileDestination::Path(path) if must_be_opened(&path) => {
                 let file = File::options().write(true).open(&path).at("open", &path)?;
-                Ok(Self { path, kind: Kind::Straight(file) })
+                Ok(Self { path, kind: Kind::Straight(file), meter })
             }
             FileDestination::Path(path) => {
                 if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
@@ -61,7 +64,7 @@ impl Output {
                 let parent = rustix::fs::open(parent, flags, Mode::empty()).at("open the directory of", &path)?;
                 let Some(name) = path.file_name() else { return Err(ExportError::IsDirectory { path }) };
                 let unnamed = Unnamed::create(parent, name).at("create", &path)?;
-                Ok(Self { path, kind: Kind::Unnamed(unnamed) })
+                Ok(Self { path, kind: Kind::Unnamed(unnamed), meter })
             }
         }
     }
@@ -83,10 +86,12 @@ impl Output {
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.kind {
-            Kind::Unnamed(unnamed) => unnamed.file.write(bytes),
-            Kind::Straight(file) => file.write(bytes),
-        }
+        let written = match &mut self.kind {
+            Kind::Unnamed(unnamed) => unnamed.file.write(bytes)?,
+            Kind::Straight(file) => file.write(bytes)?,
+        };
+        self.meter.add(written as u64);
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -111,7 +116,7 @@ mod tests {
     use super::*;
 
     fn write(path: &Path, text: &str) -> Result<()> {
-        let mut output = Output::open(FileDestination::Path(path.to_owned()))?;
+        let mut output = Output::open(FileDestination::Path(path.to_owned()), &Meter::default())?;
         output.write_all(text.as_bytes()).at("write", path)?;
         output.finish()
     }
@@ -133,7 +138,7 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         let path = top.path().join("out.tar");
         fs::write(&path, "old").unwrap();
-        let mut output = Output::open(FileDestination::Path(path.clone())).unwrap();
+        let mut output = Output::open(FileDestination::Path(path.clone()), &Meter::default()).unwrap();
         output.write_all(b"half").unwrap();
         drop(output);
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");

@@ -35,13 +35,16 @@ pub fn write_oci_directory(store: &Store, top: &Descriptor, path: &Path, options
     let layout = rustix::fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).at("open", path)?;
     let blobs = make_directory(layout.as_fd(), "blobs", path)?;
     let blobs = make_directory(blobs.as_fd(), "sha256", path)?;
+    options.meter.expect(contents.blobs.values().sum());
     for (digest, size) in &contents.blobs {
         // By size alone: a blob that is there was named when it was whole.
         if size_of(blobs.as_fd(), digest.hex()) == Some(*size) {
+            options.meter.add(*size);
             continue;
         }
         let mut source = store.open_described(&Descriptor::new("", digest.clone(), *size))?;
         put(blobs.as_fd(), digest.hex(), |file| io::copy(&mut source, file).map(drop)).at("write", path.join(digest.hex()))?;
+        options.meter.add(*size);
     }
     let mut all = existing_entries(layout.as_fd(), path)?;
     all.retain(|entry| !is_replaced_by(entry, &ours));

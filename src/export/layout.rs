@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::error::Result;
+use super::{error::Result, meter::Meter};
 use crate::{
     oci::{Annotations, Descriptor, Digest, Index, Manifest, Reference, media_type},
     store::{IMAGE_NAME, REF_NAME, Store, StoreError},
@@ -17,7 +17,7 @@ const CREATED: &str = "org.opencontainers.image.created";
 const MAX_NESTING: u32 = 4;
 
 /// What `index.json` says beside the image itself.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct LayoutOptions {
     /// One entry for each.
     pub names: Vec<Reference>,
@@ -27,6 +27,8 @@ pub struct LayoutOptions {
     pub descriptor_annotations: Annotations,
     /// Blobs that are left out of an archive: whoever reads it has them.
     pub without: BTreeSet<Digest>,
+    /// Counts what is written.
+    pub meter: Meter,
 }
 
 /// Everything that one image consists of.

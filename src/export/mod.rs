@@ -16,6 +16,7 @@ mod inventory;
 mod layout;
 mod listing;
 mod manifest;
+mod meter;
 mod push;
 mod rootfs;
 #[cfg(test)]
@@ -34,5 +35,6 @@ pub use inventory::inventory;
 pub use layout::LayoutOptions;
 pub use listing::{Hidden, LayerFacts, Listed, Listing, list};
 pub use manifest::{ImageOptions, write_image, write_index, write_manifest};
+pub use meter::Meter;
 pub use push::{Listener as PushListener, Obtain, PushEvent, Pusher};
 pub use rootfs::{RootfsTree, empty_directory, write_rootfs_directory, write_rootfs_tar};

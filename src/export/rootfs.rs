@@ -24,6 +24,7 @@ use rustix::{
 use super::{
     destination::{FileDestination, Output, write_file},
     error::{ExportError, IoContext, Result},
+    meter::Meter,
 };
 use crate::{
     oci::{
@@ -51,8 +52,8 @@ pub struct RootfsTree {
 }
 
 /// Writes the files as a tar; with `split`, each platform in a directory such as `linux_arm_v7`.
-pub fn write_rootfs_tar(trees: &[RootfsTree], split: bool, destination: FileDestination) -> Result<()> {
-    let output = Output::open(destination)?;
+pub fn write_rootfs_tar(trees: &[RootfsTree], split: bool, destination: FileDestination, meter: &Meter) -> Result<()> {
+    let output = Output::open(destination, meter)?;
     let path = output.path();
     let mut tar = TarWriter::new(BufWriter::with_capacity(1 << 16, output));
     for tree in trees {
@@ -73,10 +74,10 @@ pub fn write_rootfs_tar(trees: &[RootfsTree], split: bool, destination: FileDest
 
 /// Writes the files into a directory, made if it isn't there; with `split`, each platform in one below it. Returns the
 /// paths of devices, which are left out: making them takes powers that a build doesn't have.
-pub fn write_rootfs_directory(trees: &[RootfsTree], split: bool, path: &Path) -> Result<Vec<PathBuf>> {
+pub fn write_rootfs_directory(trees: &[RootfsTree], split: bool, path: &Path, meter: &Meter) -> Result<Vec<PathBuf>> {
     fs::DirBuilder::new().recursive(true).mode(0o777).create(path).at("create", path)?;
     let root = RootDir::open(path).at("open", path)?;
-    let mut writer = DirectoryWriter { root, top: path, parent: None, directories: BTreeMap::new(), devices: Vec::new() };
+    let mut writer = DirectoryWriter { root, top: path, parent: None, directories: BTreeMap::new(), devices: Vec::new(), meter };
     for tree in trees {
         tree.each_entry(split, |entry, content| writer.write(entry, content))?;
     }
@@ -178,6 +179,7 @@ struct DirectoryWriter<'a> {
     /// Modes and times, set last: what is put into a directory needs the one and changes the other.
     directories: BTreeMap<PathBuf, (u32, Timestamp)>,
     devices: Vec<PathBuf>,
+    meter: &'a Meter,
 }
 
 impl DirectoryWriter<'_> {
@@ -200,6 +202,7 @@ impl DirectoryWriter<'_> {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let file = File::from(rustix::fs::openat(&parent, &*name, flags, Mode::from_raw_mode(0o600))?);
                 content.extract_to(&file)?;
+                self.meter.add(entry.size);
                 rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode & 0o7777))?;
                 rustix::fs::futimens(&file, &times(entry.mtime))?;
             }
@@ -305,7 +308,10 @@ mod tests {
         let tree = tree(top.path(), "linux/amd64", Some(1_000));
         let dest = top.path().join("new/dest");
         for _ in 0..2 {
-            assert_eq!(write_rootfs_directory(std::slice::from_ref(&tree), false, &dest).unwrap(), Vec::<PathBuf>::new());
+            assert_eq!(
+                write_rootfs_directory(std::slice::from_ref(&tree), false, &dest, &Meter::default()).unwrap(),
+                Vec::<PathBuf>::new()
+            );
             fs::write(dest.join("kept"), "kept").unwrap();
         }
         let file = fs::symlink_metadata(dest.join("d/file")).unwrap();
@@ -340,13 +346,13 @@ mod tests {
         let dest = top.path().join("dest");
         fs::create_dir(&dest).unwrap();
         symlink(&outside, dest.join("d")).unwrap();
-        write_rootfs_directory(std::slice::from_ref(&tree), false, &dest).unwrap();
+        write_rootfs_directory(std::slice::from_ref(&tree), false, &dest, &Meter::default()).unwrap();
         assert!(fs::symlink_metadata(dest.join("d")).unwrap().is_dir());
         fs::remove_file(dest.join("d/file")).unwrap();
         symlink(outside.join("file"), dest.join("d/file")).unwrap();
         fs::remove_file(dest.join("d/link")).unwrap();
         fs::create_dir_all(dest.join("d/link/full")).unwrap();
-        write_rootfs_directory(std::slice::from_ref(&tree), false, &dest).unwrap();
+        write_rootfs_directory(std::slice::from_ref(&tree), false, &dest, &Meter::default()).unwrap();
         assert!(fs::symlink_metadata(dest.join("d/link")).unwrap().is_file());
         assert_eq!(fs::read_to_string(outside.join("file")).unwrap(), "kept");
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
@@ -357,13 +363,13 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         let trees = [tree(top.path(), "linux/amd64", None), tree(top.path(), "linux/arm/v7", None)];
         let path = top.path().join("out.tar");
-        write_rootfs_tar(&trees, true, FileDestination::Path(path.clone())).unwrap();
+        write_rootfs_tar(&trees, true, FileDestination::Path(path.clone()), &Meter::default()).unwrap();
         let found = names(&path);
         let inside: Vec<_> = found.iter().filter_map(|name| name.strip_prefix("linux_arm_v7/")).collect();
         assert_eq!(inside, ["", "d/", "d/closed/", "d/file", "d/link", "d/symlink"]);
         assert_eq!(found.len(), 12);
         let dest = top.path().join("dest");
-        write_rootfs_directory(&trees, true, &dest).unwrap();
+        write_rootfs_directory(&trees, true, &dest, &Meter::default()).unwrap();
         assert_eq!(fs::read_to_string(dest.join("linux_arm_v7/d/link")).unwrap(), "linux/arm/v7");
         assert_eq!(fs::read_to_string(dest.join("linux_amd64/d/file")).unwrap(), "linux/amd64");
     }
@@ -374,7 +380,7 @@ mod tests {
             let top = tempfile::tempdir().unwrap();
             let tree = tree(top.path(), "linux/amd64", Some(5));
             let path = top.path().join("out.tar");
-            write_rootfs_tar(&[tree], false, FileDestination::Path(path.clone())).unwrap();
+            write_rootfs_tar(&[tree], false, FileDestination::Path(path.clone()), &Meter::default()).unwrap();
             fs::read(path).unwrap()
         });
         assert!(tars[0] == tars[1]);

@@ -6,7 +6,7 @@ use super::{Failure, steps::Steps};
 use crate::{
     build::{Outcome, Progress, Services, chain},
     cli::outputs::{OutputKind, OutputSpec},
-    export::{self, FileDestination, RootfsTree},
+    export::{self, FileDestination, Meter, RootfsTree},
     sys::root::RootDir,
 };
 
@@ -21,22 +21,23 @@ pub async fn write(
     steps: &Arc<Steps>,
 ) -> Result<(), Failure> {
     let fail = |error: export::ExportError| Failure::new(format!("cannot export: {}", chain(&error)));
+    let meter = Meter::default();
     match output.kind {
         OutputKind::Tar => {
             let work = async |_| {
                 let trees = trees(outcome, output, statements, services, steps).await?;
-                export::write_rootfs_tar(&trees, split(output, &trees)?, destination(output)?).map_err(fail)
+                export::write_rootfs_tar(&trees, split(output, &trees)?, destination(output)?, &meter).map_err(fail)
             };
-            steps.step("exporting files as tar", work).await
+            steps.metered("exporting files as tar", &meter, work).await
         }
         OutputKind::Local => {
             let path = output.dest.as_deref().ok_or_else(|| Failure::usage("--output type=local needs dest=DIRECTORY"))?;
             let work = async |_| {
                 let trees = trees(outcome, output, statements, services, steps).await?;
                 prepare(path, output)?;
-                export::write_rootfs_directory(&trees, split(output, &trees)?, path).map_err(fail)
+                export::write_rootfs_directory(&trees, split(output, &trees)?, path, &meter).map_err(fail)
             };
-            let left_out = steps.step(&format!("exporting files to {}", path.display()), work).await?;
+            let left_out = steps.metered(&format!("exporting files to {}", path.display()), &meter, work).await?;
             for path in left_out {
                 eprintln!("warning: the device {} can't be made here and was left out", path.display());
             }

@@ -246,6 +246,7 @@ impl Writer<'_> {
                 created: None,
                 without: Default::default(),
                 descriptor_annotations: made.form.annotations(AnnotationKind::IndexDescriptor, None),
+                ..LayoutOptions::default()
             };
             self.write_archive(output, &made.top, &options).await?;
         }
@@ -302,7 +303,7 @@ impl Writer<'_> {
             }
             _ => export::write_docker_archive(store, top, files::destination(output)?, options).map_err(fail),
         };
-        self.steps.step(&title, work).await
+        self.steps.metered(&title, &options.meter, work).await
     }
 }
 

@@ -5,13 +5,20 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crate::{
     build::{Event, Progress, StepId},
     cli::failure::Failure,
+    export::Meter,
 };
+
+/// Time between two looks at a meter.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What the bytes of an export are called.
+const WRITTEN: &str = "written";
 
 /// Passes events on and remembers the last step that was declared, so that ours can follow it.
 pub struct Steps {
@@ -38,6 +45,37 @@ impl Steps {
             Err(failure) => self.inner.event(Event::Failed { step, error: &failure.message, duration }),
         }
         result
+    }
+
+    /// The same, with the bytes that `meter` counts meanwhile.
+    pub async fn metered<T>(&self, name: &str, meter: &Meter, work: impl AsyncFnOnce(StepId) -> Result<T, Failure>) -> Result<T, Failure> {
+        self.step(name, async |step| {
+            let (inner, moving) = (self.inner.clone(), meter.clone());
+            // Of a task of its own: an export does not give way to others of its thread.
+            let ticker = tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(TICK).await;
+                    let (done_bytes, total_bytes) = moving.read();
+                    inner.event(Event::Moved {
+                        step,
+                        what: WRITTEN,
+                        done_bytes: done_bytes.min(total_bytes.unwrap_or(u64::MAX)),
+                        total_bytes,
+                    });
+                }
+            });
+            let result = work(step).await;
+            ticker.abort();
+            // Nothing is told of a step that is over.
+            let _ = ticker.await;
+            let (done, total) = meter.read();
+            let whole = total.unwrap_or(done);
+            if result.is_ok() && whole > 0 {
+                self.inner.event(Event::Moved { step, what: WRITTEN, done_bytes: whole, total_bytes: Some(whole) });
+            }
+            result
+        })
+        .await
     }
 }
 
