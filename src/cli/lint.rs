@@ -76,12 +76,9 @@ impl Watcher {
                 warnings.iter().try_for_each(|warning| writeln!(err, "{}", mark(warning)))
             }
             Shown::Text => write!(err, "{}", list(&warnings)),
-            Shown::Json => warnings.iter().try_for_each(|warning| {
-                let time = jiff::Timestamp::now().to_string();
-                let Warning { rule, message, line, url, .. } = warning;
-                let line = serde_json::json!({"time": time, "event": "warning", "rule": rule, "text": message, "line": line, "url": url});
-                writeln!(err, "{line}")
-            }),
+            Shown::Json => {
+                warnings.iter().try_for_each(|warning| writeln!(err, "{}", progress::rawjson_warning(warning, &self.dockerfile)))
+            }
         };
         warnings
     }

@@ -162,17 +162,14 @@ In GitHub's and Forgejo's logs warnings and the error mark the Dockerfile's line
 
 NO_COLOR takes the colours away; BUILDKIT_PROGRESS is the default of --progress.
 
-rawjson: every object has `time` (RFC 3339) and `event`, and those about a step its number in `step`.
-  declared   name, inputs (numbers of the steps it waits for)
-  started    -
-  cached     -
-  output     stream (1 standard output, 2 standard error), text (cut anywhere)
-  moved      what, done_bytes, total_bytes (null when unknown)
-  note       text; step is null when it is about the build
-  finished   seconds
-  failed     seconds, error
-  warning    rule, text, line, url
-  built      digest, names, size_bytes, layers
+rawjson is what `docker buildx build --progress=rawjson` writes (BuildKit's SolveStatus): a line is one object with what
+is new. Times are RFC 3339; what is empty is left out.
+  vertexes   steps: digest (its identity in these lines), name, inputs (digests), started, completed, cached, error
+  logs       output: vertex (a digest), stream (1: stdout, 2: stderr), data (base64, cut anywhere), timestamp
+  statuses   what moves: id, vertex, current and total (bytes; no total: unknown), timestamp, started, completed
+  warnings   lint: level, short, detail (base64), url, sourceInfo.filename, range (lines)
+  notes      ours: text, timestamp, vertex (null: of the build)
+  built      ours, last: digest, names, size_bytes, layers
 A build that fails ends with its error as text, as `error: ..`.
 ";
 

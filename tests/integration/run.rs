@@ -143,9 +143,13 @@ fn a_terminal_is_the_containers_own_with_its_size_keys_and_signals() {
         terminal.wait_for("begun");
         terminal.press("\u{3}");
         terminal.wait_for("ready> ");
-        // A line that cat has until Ctrl-D.
-        terminal.press("cat | tr a-z A-Z\rshout\r\u{4}");
-        terminal.wait_for("SHOUT");
+        // Lines go to who reads them, and Ctrl-D ends them.
+        terminal.press("sh -c 'echo li\"\"stening; cat; echo at the e\"\"nd'\r");
+        terminal.wait_for("listening\r\n");
+        terminal.press("word\r");
+        terminal.wait_for("word\r\nword\r\n");
+        terminal.press("\u{4}");
+        terminal.wait_for("at the end");
         terminal.press("exit 42\r");
         assert_eq!(terminal.end(), Some(42), "{:?}", terminal.seen);
     }

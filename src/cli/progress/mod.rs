@@ -16,7 +16,7 @@ use std::{
 };
 
 pub use place::{Ci, Mode, Place};
-pub use rawjson::RawJson;
+pub use rawjson::{RawJson, warning as rawjson_warning};
 pub use sections::annotation;
 pub use tally::Built;
 pub use text::{cut, elapsed, size, width};
@@ -44,7 +44,7 @@ impl Reporter {
             Mode::Plain => Printer::Plain(plain::Plain::new(&place)),
             Mode::Tty => Printer::Tty(tty::Tty::new(place.colour())),
             Mode::Quiet => Printer::Quiet,
-            Mode::RawJson => Printer::RawJson(RawJson),
+            Mode::RawJson => Printer::RawJson(RawJson::default()),
         };
         Arc::new(Self { place, printer, tally: Mutex::default() })
     }

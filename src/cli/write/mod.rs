@@ -244,7 +244,6 @@ impl Writer<'_> {
             let options = LayoutOptions {
                 names: names.clone(),
                 created: None,
-                without: Default::default(),
                 descriptor_annotations: made.form.annotations(AnnotationKind::IndexDescriptor, None),
                 ..LayoutOptions::default()
             };
