@@ -141,7 +141,7 @@ fn errors() {
     text.push_str(&bed.said(&[
         (&["build", "no-such-directory"], &[]),
         (&["build", "--no-such-flag"], &[]),
-        (&["build", "--memory", "1g", "."], &[]),
+        (&["build", "--cgroup-parent", "x", "."], &[]),
         (&["build", "--target", "x", "-f", "missing", "."], &[]),
         (&["build", "-f", "unknown", "."], &[("GITHUB_ACTIONS", "true")]),
         (&["run", "no-such-image"], &[]),
