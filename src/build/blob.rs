@@ -29,8 +29,12 @@ pub async fn fetch_cached(known: &[crate::oci::Layer], services: &Services) -> R
     remote.fetch(layer.descriptor.clone()).await.map_err(failed)?;
     // The digest says that these are the bytes that were meant, not that they are the layer.
     let blob = services.store.open_described(&layer.descriptor).map_err(BuildError::store)?;
-    let diff_id = blocking(move || Ahead::new(blob)?.finish()).await.map_err(|error| failed(error.to_string()))?;
+    let diff_id = blocking(move || Ahead::new(blob)?.finish()).await.map_err(|error| {
+        remote.distrust(&layer.descriptor);
+        failed(error.to_string())
+    })?;
     if diff_id != layer.diff_id {
+        remote.distrust(&layer.descriptor);
         return Err(failed(format!("{} unpacks to {diff_id}, not to {}", layer.descriptor.digest, layer.diff_id)));
     }
     Ok(layer.clone())

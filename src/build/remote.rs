@@ -18,8 +18,10 @@ pub trait RemoteCache: Send + Sync {
     fn record(&self, key: &str) -> Option<String>;
     /// Whether it says it has a blob.
     fn has(&self, blob: &Descriptor) -> bool;
-    /// Brings a blob into the store. After a failure the cache knows nothing any more.
+    /// Brings a blob into the store. Who failed to give it knows nothing any more.
     fn fetch(&self, blob: Descriptor) -> BoxFuture<'_, Result<(), String>>;
+    /// The blob is whole, and not what a record said of it: who lists it knows nothing any more.
+    fn distrust(&self, blob: &Descriptor);
 }
 
 /// A step of this build for caches elsewhere.

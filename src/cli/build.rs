@@ -171,27 +171,31 @@ impl Drop for CancelOnDrop {
     }
 }
 
-/// A cache that turns out to fail is a miss: the build goes on without it, from what it has made so far.
+/// A cache that turns out to fail is a miss: the build goes on with the others, from what it has made so far.
 async fn build_with_caches(
     request: Request,
     caches: Option<Arc<cache::Caches>>,
     services: &build::Services,
     steps: &Arc<write::Steps>,
 ) -> Result<Outcome, BuildError> {
-    let Some(caches) = caches else { return build::build(request, services.clone(), steps.clone()).await };
-    // The first failure cancels all steps for good, and the second try needs them: the first has a switch of its own,
-    // which a signal turns by dropping us.
-    let Ok(cancel) = Cancel::new().map(Arc::new) else { return build::build(request, services.clone(), steps.clone()).await };
-    let _cancelled = CancelOnDrop(cancel.clone());
-    let with_caches = build::Services { remote: Some(caches), cancel, ..services.clone() };
-    match build::build(request.clone(), with_caches, steps.clone()).await {
-        Err(error) if error.kind == build::Kind::Cache => {
-            let text = format!("warning: {error}; building without it");
-            build::Progress::event(&**steps, build::Event::Note { step: None, text: &text });
-            build::build(request, services.clone(), steps.clone()).await
+    let mut left = caches.as_ref().map_or(0, |caches| caches.left());
+    while let Some(caches) = caches.as_ref().filter(|_| left > 0) {
+        // The first failure cancels all steps for good, and the next try needs them: this one has a switch of its own,
+        // which a signal turns by dropping us.
+        let Ok(cancel) = Cancel::new().map(Arc::new) else { break };
+        let _cancelled = CancelOnDrop(cancel.clone());
+        let with_caches = build::Services { remote: Some(caches.clone()), cancel, ..services.clone() };
+        match build::build(request.clone(), with_caches, steps.clone()).await {
+            Err(error) if error.kind == build::Kind::Cache => {
+                let text = format!("warning: {error}; building without it");
+                build::Progress::event(&**steps, build::Event::Note { step: None, text: &text });
+                // One that fails in a way that nobody answers for must not be tried for ever.
+                left = caches.left().min(left - 1);
+            }
+            result => return result,
         }
-        result => result,
     }
+    build::build(request, services.clone(), steps.clone()).await
 }
 
 fn has_own_epoch(args: &BuildArgs) -> bool {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{Bed, FakeRegistry, Image, Registry, Reply, Request, digest};
+use crate::support::{Bed, FakeRegistry, Image, Registry, Reply, Request, digest, tool};
 
 /// A build whose result is another each time it runs.
 const STAGES: &str = "FROM alpine AS base\nRUN cat /proc/sys/kernel/random/uuid > /id\nFROM base AS b\nRUN cat /proc/sys/kernel/random/uuid > /out\n\
@@ -144,6 +144,25 @@ fn entries_keep_their_writer_when_they_are_passed_on() {
 }
 
 #[test]
+fn a_pull_request_reads_the_cache_of_main_and_main_reads_none_of_its_steps() {
+    let (main, request, again) = (Bed::caller(), Bed::caller(), Bed::caller());
+    let place = |name: &str| format!("type=local,{{}}={}", main.path("out").join(name).display());
+    let (from, to) = (|name: &str| place(name).replace("{}", "src"), |name: &str| place(name).replace("{}", "dest"));
+    let built = main.dockerfile(STAGES).image("app", &["--cache-to", &to("main"), "--cache-writer", "main"]);
+    // The request takes the steps that main made, adds one, and writes all of them where it may write.
+    let changed = format!("{STAGES}RUN cat /proc/sys/kernel/random/uuid > /three\n");
+    let flags = ["--cache-from", &from("main"), "--cache-to", &to("request"), "--cache-writer", "request"];
+    request.dockerfile(&changed).build(&[&["-t", "app"], &flags[..]].concat()).succeeds().says("CACHED");
+    let theirs = request.digest("app");
+    // Main builds the same text: the steps that were its own count, wherever they are, and the other one does not.
+    let flags = ["--cache-from", &from("request"), "--cache-trust", "main"];
+    let outcome = again.dockerfile(&changed).build(&[&["-t", "app"], &flags[..]].concat());
+    outcome.succeeds().says("steps are of trusted writers").says("CACHED");
+    assert_ne!(again.digest("app"), theirs);
+    assert_eq!(again.dockerfile(STAGES).image("app", &flags), built);
+}
+
+#[test]
 fn a_cache_of_buildkit_is_told_and_not_used() {
     let bed = Bed::caller();
     let folder = bed.path("out/cache");
@@ -230,6 +249,29 @@ fn a_registry_that_fails_or_lies_about_a_cache_is_a_miss() {
         assert_ne!(bed.digest("app"), built, "{what}: {outcome}");
         assert!(started.elapsed() < Duration::from_secs(60), "{what} took {:?}", started.elapsed());
     }
+}
+
+#[test]
+fn a_cache_that_lies_does_not_spoil_the_others() {
+    let first = Bed::caller();
+    let (_, built) = served(&first);
+    let cache = first.path("out/cache").display().to_string();
+    let bad = first.path("out/bad");
+    tool(std::process::Command::new("cp").arg("-r").arg(&cache).arg(&bad));
+    for blob in fs::read_dir(bad.join("blobs/sha256")).unwrap().map(|entry| entry.unwrap().path()) {
+        let bytes = fs::read(&blob).unwrap();
+        if bytes.starts_with(&[0x1f, 0x8b]) {
+            fs::write(&blob, vec![0; bytes.len()]).unwrap();
+        }
+    }
+    let second = Bed::caller();
+    let (bad, good) = (format!("type=local,src={}", bad.display()), format!("type=local,src={cache}"));
+    second
+        .dockerfile(STAGES)
+        .build(&["-t", "app", "--cache-from", &bad, "--cache-from", &good])
+        .succeeds()
+        .does_not_say("building without");
+    assert_eq!(second.digest("app"), built);
 }
 
 #[test]

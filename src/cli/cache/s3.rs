@@ -130,7 +130,7 @@ impl S3 {
     }
 
     async fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>, String> {
-        let found = self.store.get(path).await.map_err(|error| chain(&error))?;
+        let found = self.store.get(path).await.map_err(|error| said(&error))?;
         if found.meta.size > limit {
             return Err(format!("{path} has {} bytes", found.meta.size));
         }
@@ -139,7 +139,7 @@ impl S3 {
 
     /// Brings a blob into the store.
     pub async fn fetch(&self, blob: &Descriptor, store: &Store) -> Result<(), String> {
-        let found = self.store.get(&self.blob(&blob.digest)).await.map_err(|error| chain(&error))?;
+        let found = self.store.get(&self.blob(&blob.digest)).await.map_err(|error| said(&error))?;
         if found.meta.size != blob.size {
             return Err(format!("{} has {} bytes, {} were expected", blob.digest, found.meta.size, blob.size));
         }
@@ -156,7 +156,7 @@ impl S3 {
         match self.store.head(&self.blob(&blob.digest)).await {
             Ok(found) => Ok(found.size == blob.size),
             Err(Error::NotFound { .. }) => Ok(false),
-            Err(error) => Err(chain(&error)),
+            Err(error) => Err(said(&error)),
         }
     }
 
@@ -168,9 +168,9 @@ impl S3 {
         if blob.size <= PART_SIZE as u64 {
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-            return self.store.put(&path, bytes.into()).await.map(drop).map_err(|error| chain(&error));
+            return self.store.put(&path, bytes.into()).await.map(drop).map_err(|error| said(&error));
         }
-        let upload = self.store.put_multipart(&path).await.map_err(|error| chain(&error))?;
+        let upload = self.store.put_multipart(&path).await.map_err(|error| said(&error))?;
         let mut writer = WriteMultipart::new_with_chunk_size(upload, PART_SIZE);
         let mut buffer = vec![0; 1 << 20];
         loop {
@@ -186,8 +186,14 @@ impl S3 {
     /// Gives the cache its names: after all its blobs are there.
     pub async fn put_manifest(&self, bytes: &[u8]) -> Result<(), String> {
         for name in &self.bucket.names {
-            self.store.put(&self.manifest(name), bytes.to_vec().into()).await.map_err(|error| chain(&error))?;
+            self.store.put(&self.manifest(name), bytes.to_vec().into()).await.map_err(|error| said(&error))?;
         }
         Ok(())
     }
+}
+
+/// In one line: servers send a document with every refusal.
+fn said(error: &Error) -> String {
+    let text = chain(error);
+    text.split(": <").next().unwrap_or(&text).to_owned()
 }

@@ -1,0 +1,257 @@
+//! Caches that steps are taken from: their lists when the build starts, their layers when a step needs them. Unaware of how
+//! they are written.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures_util::future::{BoxFuture, FutureExt};
+
+use super::{
+    BUILDKIT_CONFIG_TYPE, BUILDKITS, CONFIG_LIMIT, CONFIG_TYPE, Config, Entry, MANIFEST_LIMIT, VERSION, client, inline,
+    s3::{Bucket, S3},
+    shown,
+    spec::{Place, Spec},
+};
+use crate::{
+    build::{Event, Progress, RemoteCache, Services, chain},
+    cli::{args::BuildArgs, failure::Failure, write::Steps},
+    export,
+    oci::{Descriptor, Digest, Index, Manifest, Reference, media_type},
+    registry::{Client, ClientOptions},
+    store::{REF_NAME, Store},
+};
+
+/// Failures in a row without progress before a cache is not there.
+const ATTEMPTS: u32 = 4;
+
+/// The caches of one build.
+pub struct Caches {
+    store: Store,
+    /// In the order of the flags.
+    sources: Vec<Source>,
+    /// What is said of a step, and by whom.
+    entries: BTreeMap<String, Vec<(usize, String)>>,
+    blobs: BTreeMap<Digest, Vec<(usize, Descriptor)>>,
+    /// Those that are asked no more.
+    failed: Mutex<BTreeSet<usize>>,
+}
+
+enum Source {
+    Registry(Client, Reference),
+    Directory(PathBuf),
+    Bucket(S3),
+}
+
+impl Caches {
+    /// Reads what the caches of `--cache-from` say; one that can't be read is left out with a warning.
+    pub async fn open(args: &BuildArgs, services: &Services, steps: &Arc<Steps>) -> Result<Option<Arc<Self>>, Failure> {
+        if args.cache_from.is_empty() {
+            return Ok(None);
+        }
+        let (entries, blobs) = (BTreeMap::new(), BTreeMap::new());
+        let mut caches = Self { store: services.store.clone(), sources: Vec::new(), entries, blobs, failed: Mutex::default() };
+        for text in &args.cache_from {
+            let spec = Spec::parse("--cache-from", text)?;
+            let added = match &spec.place {
+                Place::Registry { name, insecure } => {
+                    let client = client(name, *insecure, services)?.with_options(|options| be_hasty(options, spec.patience));
+                    caches.add_registry(name, client, &args.cache_trust).await
+                }
+                Place::Local { path, tag, digest, .. } => caches.add_directory(path, tag, digest.as_ref(), &args.cache_trust),
+                Place::S3(bucket) => caches.add_bucket(bucket, spec.patience, &args.cache_trust).await,
+                Place::Inline => unreachable!("refused when it was read"),
+            };
+            let text = &shown(text);
+            let text = match added {
+                Ok((taken, all)) if taken < all => format!("cache {text}: {taken} of {all} steps are of trusted writers"),
+                Ok((taken, _)) => format!("cache {text}: {taken} steps"),
+                Err(reason) => format!("warning: the cache {text} is not used: {reason}"),
+            };
+            steps.event(Event::Note { step: None, text: &text });
+        }
+        Ok(Some(Arc::new(caches)))
+    }
+
+    async fn add_registry(&mut self, name: &Reference, client: Client, trust: &[String]) -> Result<(usize, usize), String> {
+        let found = client.resolve(name).await.map_err(|error| chain(&error))?;
+        if found.media_type == media_type::OCI_INDEX || found.media_type == media_type::DOCKER_INDEX {
+            let index: Index = serde_json::from_slice(&found.bytes).map_err(|error| error.to_string())?;
+            if index.manifests.iter().any(|entry| entry.media_type == BUILDKIT_CONFIG_TYPE) {
+                return Err(BUILDKITS.to_owned());
+            }
+        }
+        let top = export::import_metadata(&self.store, &client, name).await.map_err(|error| chain(&error))?;
+        let manifests = match media_type::is_index(&top.media_type) {
+            true => self.store.index_blob(&top.digest).map_err(|error| chain(&error))?.manifests,
+            false => vec![top],
+        };
+        let mut lists = Vec::new();
+        for descriptor in manifests.iter().filter(|entry| !export::is_attestation(entry)) {
+            let manifest = self.store.manifest(&descriptor.digest).map_err(|error| chain(&error))?;
+            let config = self.store.read_blob(&manifest.config.digest, CONFIG_LIMIT).map_err(|error| chain(&error))?;
+            lists.push((manifest, config));
+        }
+        self.add(&lists, Source::Registry(client, name.clone()), trust)
+    }
+
+    fn add_directory(&mut self, path: &Path, tag: &str, digest: Option<&Digest>, trust: &[String]) -> Result<(usize, usize), String> {
+        let read = |digest: &Digest| {
+            let bytes = std::fs::read(path.join("blobs/sha256").join(digest.hex())).map_err(|error| format!("{digest}: {error}"))?;
+            if Digest::of(&bytes) == *digest { Ok(bytes) } else { Err(format!("{digest} is damaged")) }
+        };
+        let text = std::fs::read(path.join("index.json")).map_err(|error| error.to_string())?;
+        let index: Index = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+        let is_named = |entry: &&Descriptor| entry.annotations.get(REF_NAME).is_some_and(|name| name == tag);
+        let named = || index.manifests.iter().find(is_named).or(index.manifests.last().filter(|_| tag == "latest"));
+        let top = match digest {
+            Some(digest) => digest,
+            None => &named().ok_or_else(|| format!("nothing in it has the tag {tag}"))?.digest,
+        };
+        let bytes = read(top)?;
+        if serde_json::from_slice::<Index>(&bytes)
+            .is_ok_and(|index| index.manifests.iter().any(|entry| entry.media_type == BUILDKIT_CONFIG_TYPE))
+        {
+            return Err(BUILDKITS.to_owned());
+        }
+        let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+        let config = read(&manifest.config.digest)?;
+        self.add(&[(manifest, config)], Source::Directory(path.to_owned()), trust)
+    }
+
+    async fn add_bucket(&mut self, bucket: &Bucket, patience: Duration, trust: &[String]) -> Result<(usize, usize), String> {
+        let open = bucket.open(Some(patience))?;
+        let bytes = open.read_manifest(MANIFEST_LIMIT).await?;
+        let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+        // BuildKit keeps the config itself under this name.
+        if value.get("records").is_some() && value.get("config").is_none() {
+            return Err(BUILDKITS.to_owned());
+        }
+        let manifest: Manifest = serde_json::from_value(value).map_err(|error| error.to_string())?;
+        let config = open.read_blob(&manifest.config.digest, CONFIG_LIMIT).await?;
+        self.add(&[(manifest, config)], Source::Bucket(open), trust)
+    }
+
+    /// How many steps are taken, of how many. A cache of which one part makes no sense is not taken at all.
+    fn add(&mut self, lists: &[(Manifest, Vec<u8>)], source: Source, trust: &[String]) -> Result<(usize, usize), String> {
+        let configs = lists.iter().map(|(manifest, config)| parse(manifest, config)).collect::<Result<Vec<_>, _>>()?;
+        let number = self.sources.len();
+        self.sources.push(source);
+        for blob in lists.iter().flat_map(|(manifest, _)| &manifest.layers) {
+            self.blobs.entry(blob.digest.clone()).or_default().push((number, blob.clone()));
+        }
+        let all = configs.iter().map(|config| config.entries.len()).sum();
+        let is_trusted = |entry: &Entry| trust.is_empty() || trust.contains(&entry.writer);
+        let mut taken = 0;
+        for entry in configs.into_iter().flat_map(|config| config.entries).filter(is_trusted) {
+            taken += 1;
+            self.entries.entry(entry.key).or_default().push((number, entry.record));
+        }
+        Ok((taken, all))
+    }
+
+    /// Caches that have not failed.
+    pub fn left(&self) -> usize {
+        self.sources.len() - self.failed.lock().expect("no holder panics").len()
+    }
+
+    fn has_failed(&self, number: usize) -> bool {
+        self.failed.lock().expect("no holder panics").contains(&number)
+    }
+
+    fn fail(&self, number: usize) {
+        self.failed.lock().expect("no holder panics").insert(number);
+    }
+
+    /// Whoever says to have a blob, in the order of the flags.
+    fn havers(&self, blob: &Descriptor) -> impl Iterator<Item = usize> {
+        let listed = self.blobs.get(&blob.digest).into_iter().flatten();
+        // What a record says of the size counts for nothing if the manifest has another.
+        let fitting = listed.filter(|(number, found)| found.size == blob.size && !self.has_failed(*number));
+        fitting.map(|(number, _)| *number).collect::<Vec<_>>().into_iter()
+    }
+
+    /// Brings a blob into the store, from the first cache that gives it; one that does not is asked no more.
+    pub async fn bring(&self, blob: &Descriptor) -> Result<(), String> {
+        let mut reasons = Vec::new();
+        for number in self.havers(blob) {
+            match self.sources[number].bring(blob, &self.store).await {
+                Ok(()) => return Ok(()),
+                Err(reason) => reasons.push(reason),
+            }
+            self.fail(number);
+        }
+        Err(if reasons.is_empty() { "no cache has it".to_owned() } else { reasons.join("; ") })
+    }
+}
+
+impl Source {
+    async fn bring(&self, blob: &Descriptor, store: &Store) -> Result<(), String> {
+        match self {
+            Self::Registry(client, name) => export::fetch_blob(store, client, name, blob).await.map_err(|error| chain(&error)),
+            Self::Bucket(bucket) => bucket.fetch(blob, store).await,
+            Self::Directory(path) => {
+                let path = path.join("blobs/sha256").join(blob.digest.hex());
+                let mut file = std::fs::File::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+                let mut writer = store.blob_writer().map_err(|error| chain(&error))?;
+                std::io::copy(&mut file, &mut writer).map_err(|error| error.to_string())?;
+                writer.complete_verified_as(&blob.digest, blob.size).map_err(|error| chain(&error))
+            }
+        }
+    }
+}
+
+/// What a manifest and its config say, with writers where the records have them.
+fn parse(manifest: &Manifest, config: &[u8]) -> Result<Config, String> {
+    let mut config: Config = match manifest.config.media_type.as_str() {
+        CONFIG_TYPE => serde_json::from_slice(config).map_err(|error| error.to_string())?,
+        BUILDKIT_CONFIG_TYPE => return Err(BUILDKITS.to_owned()),
+        media_type::OCI_CONFIG | media_type::DOCKER_CONFIG => inline(config)?,
+        other => return Err(format!("it is no cache of rbuild but {other}")),
+    };
+    if config.version != VERSION {
+        return Err(format!("it is of version {}, this is {VERSION}", config.version));
+    }
+    for entry in &mut config.entries {
+        entry.record = with_writer(&entry.record, &entry.writer)?;
+    }
+    Ok(config)
+}
+
+impl RemoteCache for Caches {
+    fn record(&self, key: &str) -> Option<String> {
+        let found = self.entries.get(key)?.iter().find(|(number, _)| !self.has_failed(*number));
+        found.map(|(_, record)| record.clone())
+    }
+
+    fn has(&self, blob: &Descriptor) -> bool {
+        self.havers(blob).next().is_some()
+    }
+
+    fn fetch(&self, blob: Descriptor) -> BoxFuture<'_, Result<(), String>> {
+        async move { self.bring(&blob).await }.boxed()
+    }
+
+    fn distrust(&self, blob: &Descriptor) {
+        self.havers(blob).for_each(|number| self.fail(number));
+    }
+}
+
+/// A record says whose it is as long as it is about, whatever it said itself.
+fn with_writer(record: &str, writer: &str) -> Result<String, String> {
+    let mut value: serde_json::Value = serde_json::from_str(record).map_err(|error| error.to_string())?;
+    let object = value.as_object_mut().ok_or("a record is malformed")?;
+    object.insert("writer".to_owned(), serde_json::Value::String(writer.to_owned()));
+    Ok(value.to_string())
+}
+
+/// What a cache saves is the time of steps: it is not waited for as a base image is.
+fn be_hasty(options: &mut ClientOptions, patience: Duration) {
+    options.retry.attempts = ATTEMPTS;
+    options.retry.max_retry_after = patience;
+    options.timeouts.connect = options.timeouts.connect.min(patience);
+    (options.timeouts.response, options.timeouts.stall) = (patience, patience);
+}
