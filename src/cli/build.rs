@@ -86,7 +86,7 @@ fn build_and_show(cli: &Cli, args: &BuildArgs, found: &mut Found) -> Result<Exit
     };
     if let Some(path) = &args.iidfile {
         let text = written.image_id.as_str();
-        std::fs::write(path, text).map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))?;
+        export::write_file(path, text.as_bytes()).map_err(|error| Failure::new(build::chain(&error)))?;
     }
     if let Some(path) = &args.metadata_file {
         written.write_metadata(path)?;

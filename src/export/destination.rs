@@ -25,6 +25,13 @@ pub enum FileDestination {
     Stream(File),
 }
 
+/// Writes a small file like any other output: as a whole, and never through a link.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut output = Output::open(FileDestination::Path(path.to_owned()))?;
+    output.write_all(bytes).at("write", path)?;
+    output.finish()
+}
+
 /// A destination being written.
 #[derive(Debug)]
 pub(super) struct Output {
@@ -116,9 +123,7 @@ mod tests {
     use super::*;
 
     fn write(path: &Path, text: &str) -> Result<()> {
-        let mut output = Output::open(FileDestination::Path(path.to_owned()), &Meter::default())?;
-        output.write_all(text.as_bytes()).at("write", path)?;
-        output.finish()
+        write_file(path, text.as_bytes())
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::Failure;
 use crate::{
     build::{Services, chain},
+    export,
     oci::{Descriptor, Digest, Reference, media_type},
 };
 
@@ -58,6 +59,6 @@ impl Written {
     pub fn write_metadata(&self, path: &Path) -> Result<(), Failure> {
         let mut text = serde_json::to_string_pretty(&self.metadata()).expect("a JSON value");
         text.push('\n');
-        std::fs::write(path, text).map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))
+        export::write_file(path, text.as_bytes()).map_err(|error| Failure::new(chain(&error)))
     }
 }
