@@ -111,16 +111,18 @@ impl State {
                 let line = self.moved(*step, what, *done_bytes, *total_bytes, now);
                 self.lines(*step, line.as_bytes(), now, out);
             }
-            Event::Note { step: Some(step), text } => self.lines(*step, format!("#{} {text}\n", step.0).as_bytes(), now, out),
+            Event::Note { step: Some(step), text } => {
+                self.lines(*step, format!("#{} {}\n", step.0, text::harmless_lines(text)).as_bytes(), now, out);
+            }
             Event::Note { step: None, text } => {
-                let _ = writeln!(out, "{text}");
+                let _ = writeln!(out, "{}", text::harmless_lines(text));
             }
             Event::Finished { step, duration } => {
                 let end = format!("#{} DONE {}\n", step.0, text::seconds(*duration));
                 self.end(*step, &end, now, out);
             }
             Event::Failed { step, error, duration } => {
-                let end = format!("#{} ERROR after {}: {error}\n", step.0, text::seconds(*duration));
+                let end = format!("#{} ERROR after {}: {}\n", step.0, text::seconds(*duration), text::harmless_lines(error));
                 self.end(*step, &end, now, out);
             }
         }

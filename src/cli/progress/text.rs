@@ -52,6 +52,11 @@ pub fn harmless(bytes: &[u8]) -> String {
     out
 }
 
+/// Several lines with foreign words in them, such as an error that quotes a command.
+pub fn harmless_lines(text: &str) -> String {
+    text.lines().map(|line| harmless(line.as_bytes())).collect::<Vec<_>>().join("\n")
+}
+
 /// Takes the rest of an escape sequence.
 fn skip_sequence(first: char, chars: &mut std::iter::Peekable<std::str::Chars<'_>>) {
     let kind = if first == '\u{9b}' { Some('[') } else { chars.next() };
