@@ -414,22 +414,36 @@ fn owners_inside_are_real() {
     chown(case.path("upper/a"), Some(70), Some(71)).unwrap();
 }
 
-fn what_a_build_has_no_business_with_is_refused() {
+fn item_34_what_a_build_has_no_business_with_is_refused() {
     let case = Box::new();
     let script = "unshare -U true 2>/dev/null && echo user; unshare -m true 2>/dev/null && echo mount; mount -t tmpfs x /tmp 2>/dev/null && echo mounted; \
         umount /proc/sys 2>/dev/null && echo uncovered; grep Seccomp: /proc/self/status | tr -d '\\t'; chroot / true && echo chroot";
     assert_eq!(output(&case.spec(script)), "Seccomp:2\nchroot\n");
     let python = "import socket,ctypes\nfor family in (38, 40):\n  try: socket.socket(family, 5, 0); print('open', family)\n  except OSError as e: print(e.errno)\n\
         libc = ctypes.CDLL(None, use_errno=True)\nfor number in (321, 425, 323, 250, 298, 246, 435):\n  print(libc.syscall(number, 0, 0, 0, 0, 0), ctypes.get_errno())";
-    if !cfg!(target_arch = "x86_64") || !Path::new("/usr/bin/python3").exists() {
-        println!("    calls not tried: no python3 here");
-        return;
+    if let Some(text) = by_python(&case, python) {
+        assert_eq!(text, "97\n97\n-1 1\n-1 38\n-1 1\n-1 1\n-1 1\n-1 1\n-1 38\n");
     }
-    // The host's own tree serves as an image that has an interpreter.
-    let mut spec = Spec { args: ["/usr/bin/python3", "-c", python].map(String::from).to_vec(), ..case.spec("") };
+}
+
+/// TIOCSTI and TIOCLINUX are refused before the kernel looks whether there is a terminal, which would be ENOTTY.
+fn item_39_nobody_types_into_a_terminal() {
+    let python = "import fcntl\nfor code in (0x5412, 0x541c, 0x5413):\n  try: fcntl.ioctl(0, code, b'xxxxxxxx')\n  except OSError as e: print(e.errno)";
+    if let Some(text) = by_python(&Box::new(), python) {
+        assert_eq!(text, "1\n1\n25\n");
+    }
+}
+
+/// What a Python program prints in a step: the host's own tree serves as an image that has an interpreter.
+fn by_python(case: &Box, program: &str) -> Option<String> {
+    if !cfg!(target_arch = "x86_64") || !Path::new("/usr/bin/python3").exists() {
+        println!("    not tried: no python3 here");
+        return None;
+    }
+    let mut spec = Spec { args: ["/usr/bin/python3", "-c", program].map(String::from).to_vec(), ..case.spec("") };
     let lib = |path: &str| mount(path, MountKind::Bind { source: Source::Directory(path.into()), subpath: "".into(), read_only: true });
     spec.mounts = ["/usr", "/lib", "/lib64"].into_iter().filter(|path| Path::new(path).exists()).map(lib).collect();
-    assert_eq!(output(&spec), "97\n97\n-1 1\n-1 38\n-1 1\n-1 1\n-1 1\n-1 1\n-1 38\n");
+    Some(output(&spec))
 }
 
 fn search_path() -> Vec<PathBuf> {
@@ -567,7 +581,8 @@ const CASES: &[Case] = cases![
     layers_are_mounted_the_old_ways_too,
     owners_inside_are_real,
     ids_and_owners_agree_on_every_rung,
-    what_a_build_has_no_business_with_is_refused,
+    item_34_what_a_build_has_no_business_with_is_refused,
+    item_39_nobody_types_into_a_terminal,
     programs_of_another_processor_run_by_an_emulator,
     items::item_22_a_source_that_is_swapped_while_it_is_mounted,
     overhead,

@@ -6,14 +6,14 @@ use super::Stand;
 use crate::support::{Bed, Image, Layer};
 
 /// A directory outside with a canary, and its path.
-fn outside(bed: &Bed) -> String {
+pub fn outside(bed: &Bed) -> String {
     let _ = fs::create_dir(bed.path("outside"));
     fs::write(bed.path("outside/canary"), "alive").unwrap();
     bed.user.own(&bed.path("outside"));
     bed.path("outside").display().to_string()
 }
 
-fn is_untouched(bed: &Bed) {
+pub fn is_untouched(bed: &Bed) {
     use std::os::unix::fs::MetadataExt;
     let names: Vec<_> = fs::read_dir(bed.path("outside")).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(names, ["canary"]);
@@ -22,10 +22,10 @@ fn is_untouched(bed: &Bed) {
     assert_eq!((metadata.mode() & 0o7777, metadata.uid()), (0o644, fs::metadata(bed.path("outside")).unwrap().uid()));
 }
 
-fn evil(stand: &Stand, layer: Layer, dockerfile: &str, arguments: &[&str]) -> crate::support::Outcome {
+pub fn evil(stand: &Stand, layers: Vec<Layer>, dockerfile: &str, arguments: &[&str]) -> crate::support::Outcome {
     let bed = &stand.bed;
     let _ = fs::remove_dir_all(bed.path("layout"));
-    Image::with_busybox([layer]).write(&bed.path("layout"));
+    Image::with_busybox(layers).write(&bed.path("layout"));
     bed.user.own(&bed.path("layout"));
     bed.dockerfile(dockerfile);
     let layout = format!("evil=oci-layout://{}", bed.path("layout").display());
@@ -38,10 +38,10 @@ fn item_10_a_user_database_that_is_no_file() {
         for layer in
             [Layer::new().symlink("etc/passwd", "/dev/zero"), Layer::new().directory("etc/passwd/"), Layer::new().fifo("etc/passwd")]
         {
-            evil(&stand, layer, "FROM evil\nUSER someone\nRUN true\n", &[]).fails();
+            evil(&stand, vec![layer], "FROM evil\nUSER someone\nRUN true\n", &[]).fails();
         }
         let large = Layer::new().file("etc/group", &"x:x:1:\n".repeat(4 << 20));
-        evil(&stand, large, "FROM evil\nCOPY --chown=a:b Dockerfile /\n", &[]).fails();
+        evil(&stand, vec![large], "FROM evil\nCOPY --chown=a:b Dockerfile /\n", &[]).fails();
     }
 }
 
@@ -71,7 +71,7 @@ fn item_16_a_workdir_in_proc() {
             .map(|number| format!("WORKDIR /proc/self/fd/{number}\nRUN cat {climb}{outside}/canary {climb}/..{outside}/canary; true\n"))
             .collect();
         stand.lines(&lines, &[]).does_not_say("alive");
-        evil(&stand, Layer::new().symlink("d", &outside), "FROM evil\nWORKDIR /d\nRUN echo x > made; cat canary; true\n", &[])
+        evil(&stand, vec![Layer::new().symlink("d", &outside)], "FROM evil\nWORKDIR /d\nRUN echo x > made; cat canary; true\n", &[])
             .does_not_say("alive");
         is_untouched(&stand.bed);
     }
@@ -85,7 +85,7 @@ fn item_17_owners_and_modes_of_links() {
         let layer = Layer::new().symlink("l", &format!("{outside}/canary"));
         evil(
             &stand,
-            layer,
+            vec![layer],
             "FROM evil\nCOPY --chown=1:1 --chmod=777 link /l\nCOPY --chown=1:1 --chmod=777 Dockerfile /l\nRUN chmod 777 /l; chown 1:1 /l; true\n",
             &[],
         );
@@ -120,7 +120,7 @@ fn item_19_a_bind_of_an_image_whose_source_is_a_link_to_the_root() {
             let lines = format!(
                 "FROM busybox\nRUN --mount=type=bind,from=evil,source={source},target=/m,rw cat /m{outside}/canary /m/canary; echo x > /m{outside}/made; ls /m; true\n"
             );
-            evil(&stand, layer(), &lines, &["--no-cache"]).does_not_say("alive");
+            evil(&stand, vec![layer()], &lines, &["--no-cache"]).does_not_say("alive");
         }
         is_untouched(&stand.bed);
     }
@@ -158,6 +158,27 @@ fn item_21_unknown_mount_options() {
     ] {
         bed.dockerfile(&format!("FROM busybox\nRUN --mount={options} true\n"));
         bed.build(&[]).fails().says("Dockerfile:2");
+    }
+}
+
+#[test]
+fn item_23_mount_targets_below_links() {
+    for stand in Stand::each() {
+        let outside = outside(&stand.bed);
+        for lines in [
+            "RUN --mount=type=tmpfs,target=/m/below touch /m/below/x".to_owned(),
+            "RUN --mount=type=bind,target=/m/canary,source=Dockerfile true".to_owned(),
+            format!("RUN --mount=type=tmpfs,target=/up{outside}/below touch /up{outside}/below/x"),
+            // The target's parent becomes a link during the step; what was made for the mount is cleared up after it.
+            format!("RUN --mount=type=tmpfs,target=/s/t/below mv /s /s2; ln -s {outside}/.. /s; ls /s/outside"),
+            format!("RUN --mount=type=tmpfs,target=/s/canary rm -rf /s; mv /s /s2; ln -s {outside} /s; true"),
+            format!("RUN --mount=type=bind,target=/s/canary,source=Dockerfile mv /s /s2; ln -s {outside} /s; true"),
+        ] {
+            let layer = Layer::new().symlink("m", &outside).symlink("up", "../../../../../../..");
+            let built = evil(&stand, vec![layer], &format!("FROM evil\n{lines}\n"), &["--no-cache"]);
+            assert!(built.code.is_some_and(|code| code != 101), "{built}");
+            is_untouched(&stand.bed);
+        }
     }
 }
 

@@ -40,10 +40,7 @@ fn item_38_a_fork_bomb() {
 #[test]
 fn processors_are_limited() {
     for stand in Stand::each() {
-        stand
-            .lines("RUN nproc; grep Cpus_allowed_list /proc/self/status", &["--cpuset-cpus", "0"])
-            .succeeds()
-            .says("Cpus_allowed_list:\t0");
+        stand.lines("RUN echo it has $(nproc)", &["--cpuset-cpus", "0"]).succeeds().says("it has 1");
     }
 }
 

@@ -4,9 +4,14 @@
 mod authorities;
 mod context;
 mod files;
+mod layers;
 mod limits;
+mod parsers;
 mod secrets;
 mod steps;
+mod store;
+mod terminal;
+mod urls;
 
 use std::collections::BTreeSet;
 
@@ -23,7 +28,7 @@ impl Stand {
     pub fn each() -> Vec<Stand> {
         let mut stands = Vec::new();
         for user in User::all() {
-            for rung in ["full", "single"] {
+            for rung in ["full", "single", "chroot"] {
                 let stand = Stand { bed: Bed::of(user), rung };
                 stand.bed.dockerfile("FROM busybox\nRUN true\n");
                 let tried = stand.build(&[]);

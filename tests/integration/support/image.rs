@@ -37,6 +37,37 @@ impl Layer {
         self.entry(b'6', name, "", b"", 0o644)
     }
 
+    /// A character device.
+    pub fn device(mut self, name: &str, major: u64, minor: u64) -> Layer {
+        let at = self.tar.len();
+        self = self.entry(b'3', name, "", b"", 0o666);
+        let header = &mut self.tar[at..at + 512];
+        header[329..345].copy_from_slice(format!("{major:07o}\0{minor:07o}\0").as_bytes());
+        seal(header);
+        self
+    }
+
+    /// A program that would run as its owner.
+    pub fn setuid(self, name: &str, text: &str) -> Layer {
+        self.entry(b'0', name, "", text.as_bytes(), 0o4755)
+    }
+
+    /// Extended headers of the next entry.
+    pub fn pax(self, records: &[(&str, &str)]) -> Layer {
+        let record = |(name, value): &(&str, &str)| {
+            let rest = name.len() + value.len() + 3;
+            let length = (1..).map(|digits| rest + digits).find(|length| length.to_string().len() == length - rest).unwrap();
+            format!("{length} {name}={value}\n")
+        };
+        let text: String = records.iter().map(record).collect();
+        self.entry(b'x', "extended", "", text.as_bytes(), 0o644)
+    }
+
+    /// An extended attribute of the next entry.
+    pub fn xattr(self, name: &str, value: &str) -> Layer {
+        self.pax(&[(&format!("SCHILY.xattr.{name}"), value)])
+    }
+
     pub fn hardlink(self, name: &str, target: &str) -> Layer {
         self.entry(b'1', name, target, b"", 0o644)
     }
@@ -57,9 +88,7 @@ impl Layer {
         header[156] = kind;
         header[157..157 + link.len()].copy_from_slice(link.as_bytes());
         header[257..265].copy_from_slice(b"ustar\x0000");
-        header[148..156].fill(b' ');
-        let sum: u64 = header.iter().map(|byte| u64::from(*byte)).sum();
-        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        seal(&mut header);
         self.tar.extend_from_slice(&header);
         self.tar.extend_from_slice(data);
         self.tar.resize(self.tar.len().next_multiple_of(512), 0);
@@ -71,6 +100,13 @@ impl Layer {
         self.tar.resize(self.tar.len() + 1024, 0);
         self.tar
     }
+}
+
+/// Writes the checksum of a header.
+fn seal(header: &mut [u8]) {
+    header[148..156].fill(b' ');
+    let sum: u64 = header.iter().map(|byte| u64::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
 }
 
 /// An image as blobs in memory.
@@ -110,7 +146,7 @@ impl Image {
     pub fn with_busybox(layers: impl IntoIterator<Item = Layer>) -> Image {
         let busybox = fs::read("/bin/busybox").expect("busybox-static is installed");
         let mut base = Layer::new().directory("bin/").program("bin/busybox", &busybox);
-        for applet in ["sh", "cat", "echo", "ls", "mkdir", "touch", "true", "sleep", "id", "ln", "rm"] {
+        for applet in ["sh", "cat", "echo", "ls", "mkdir", "touch", "true", "sleep", "id", "ln", "rm", "mv", "stat", "head", "wc", "tr"] {
             base = base.symlink(&format!("bin/{applet}"), "busybox");
         }
         Image::of(std::iter::once(base.directory("etc/").directory("tmp/")).chain(layers))
