@@ -14,6 +14,8 @@ const TOPICS: [(&str, &str); 9] = [
     ("attestations", ATTESTATIONS),
     ("rungs", RUNGS),
     ("secrets", SECRETS),
+    ("limits", LIMITS),
+    ("authorities", AUTHORITIES),
     ("reproducibility", REPRODUCIBILITY),
     ("progress", PROGRESS),
     ("report", REPORT),
@@ -140,6 +142,34 @@ Values are in no layer, config, history, log or cache key, and not in a failed s
 A value given with --build-arg is none of this: it stands in the image's history.
 ";
 
+const LIMITS: &str = "\
+Of each RUN step; none is in a cache key:
+
+  --memory 2g --memory-swap 4g     a step that is out of memory fails, and is said to be
+  --cpus 1.5 --cpuset-cpus 0-2     --cpu-quota, --cpu-period and --cpu-shares as with docker build
+  --pids-limit 500                 processes and threads
+  --ulimit nofile=1024:2048        limits of each process
+  --timeout 10m                    the step and all that it has started is killed
+  --retry 3                        a RUN that fails is tried again in a fresh root, after 1, 2, 4, .. s
+
+They are kept by a control group, where one can be had (v2 by delegation, v1 as root), else by the processes themselves
+(RLIMIT_DATA, RLIMIT_NPROC, affinity); the build says what that falls short of. `rbuild doctor` has the reason.
+";
+
+const AUTHORITIES: &str = "\
+\x20 rbuild --ca company.pem .        certificates of authorities, as PEM; repeatable
+
+RUN steps trust them too, and rbuild itself when it fetches. They are lent to a step and are in no layer, config or key:
+
+  openssl, curl, pip, git, cargo, aws    SSL_CERT_FILE and the like name a bundle of the image's own and these
+  node, deno                             NODE_EXTRA_CA_CERTS, DENO_CERT
+  java                                   a key store of all, by JAVA_TOOL_OPTIONS
+  wget, apt and whatever reads files     the image's own bundle has them while the step runs
+
+Variables that the image sets are left alone. Proxies (--build-arg HTTP_PROXY=.. and the like) are in no key and no
+history either, unless an ARG in the Dockerfile names them.
+";
+
 const REPRODUCIBILITY: &str = "\
 Layers are sorted and have fixed headers; compressed bytes do not depend on threads, file system or rung. What is left
 are times:
@@ -203,7 +233,7 @@ Each step:
 /// `rbuild help`.
 #[derive(Debug, Args, Clone)]
 pub struct HelpArgs {
-    /// A verb or a topic: flags, caches, rungs, secrets, reproducibility, progress, report
+    /// A verb or a topic: flags, caches, rungs, secrets, limits, authorities, reproducibility, progress, report
     #[arg(add = clap_complete::engine::ArgValueCandidates::new(complete::topics))]
     pub topic: Option<String>,
 }
