@@ -256,8 +256,10 @@ impl<R: Read> TarReader<R> {
         }
     }
 
-    /// Makes at least `wanted` bytes available, if the input has them.
+    /// Makes at least `wanted` bytes available, if the input has them, and always more than there were: of a sparse map that
+    /// is not one the parser asks for what it has.
     fn fill(&mut self, wanted: usize) -> Result<bool, Error> {
+        let wanted = wanted.max(self.end - self.start + 1);
         if wanted > MAX_HEADERS_SIZE {
             return Err(Error::archive(b"", format!("headers of one entry are larger than {MAX_HEADERS_SIZE} bytes")));
         }
