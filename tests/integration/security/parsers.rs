@@ -135,6 +135,11 @@ fn item_51_archives_and_images() {
     };
     let zstd = zstd::encode_all(&plain[..], 1).unwrap();
     fuzz(&[plain, gzip, zstd], read_tar);
+    // A map of nine pieces in which no line ends.
+    let sparse = [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "9000")];
+    for text in ["9\n".to_owned(), "1".repeat(2000), format!("9\n{}", "1".repeat(70_000))] {
+        timed("a sparse map", || read_tar(&Layer::new().pax(&sparse).file("s", &text).bytes()));
+    }
     let config = br#"{"architecture":"amd64","os":"linux","config":{"Env":["A=b"],"Cmd":["x"],"ExposedPorts":{"80/tcp":{}}},"rootfs":{"type":"layers","diff_ids":["sha256:aa"]},"history":[{"created_by":"x"}]}"#;
     let manifest = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:aa","size":1,"platform":{"os":"linux","architecture":"amd64"}}],"layers":[],"config":{}}"#;
     let deep = [b"[".repeat(64 << 10), br#"{"config":"#.repeat(6000)].to_vec();
