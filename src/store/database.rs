@@ -33,6 +33,9 @@ const TABLES: [&str; 5] = ["steps", "step_blobs", "facts", "remembered", "sizes"
 /// As long as another process may hold the write lock; each holds it for milliseconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Pages that the log may have before it is copied into the file.
+const LOG_PAGES: i64 = 200;
+
 /// One connection per store handle, taken by one thread at a time.
 #[derive(Debug)]
 pub(super) struct Database {
@@ -106,6 +109,8 @@ fn open_file(path: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     // The last one out would copy the log into the file and wait for the disk: every build would pay for that.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    // But the first one in reads all of the log: what a long one costs, each build that does nothing pays.
+    connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
     connection.set_prepared_statement_cache_capacity(32);
     create_tables(&mut connection)?;
     Ok(connection)
