@@ -122,3 +122,19 @@ fn a_store_that_is_a_file_is_said_to_be_one() {
         bed.run(&["--store", &path, "build", "."]).fails_with(1).says("store").says(&path).says("irectory");
     }
 }
+
+#[test]
+fn what_was_used_a_moment_ago_is_not_older_than_an_hour() {
+    let bed = Bed::caller();
+    bed.dockerfile("FROM alpine\nRUN echo 1 > /1\n").build(&["-o", "type=cacheonly"]).succeeds();
+    let objects = || {
+        let usage: serde_json::Value = serde_json::from_str(&bed.run(&["du", "--json"]).succeeds().out).unwrap();
+        usage["objects"].as_array().unwrap().len()
+    };
+    let before = objects();
+    bed.run(&["prune", "--older-than", "1h"]).succeeds();
+    assert_eq!(objects(), before);
+    bed.run(&["prune", "--older-than", "0m"]).succeeds();
+    assert!(objects() < before);
+    bed.run(&["prune", "--older-than", "soon"]).fails_with(2).says("no time");
+}

@@ -24,6 +24,8 @@ fn start(bed: &Bed, number: usize, round: usize) -> Child {
     // Four different builds that share steps: some wait for each other, some don't.
     let value = format!("N={}", round * 4 + number % 4);
     let mut command = bed.command(&["build", "--progress", "plain", "--build-arg", &value, "-t", &format!("app{}", number % 4), "."]);
+    // What they make outside of the store would be seen there.
+    command.env("TMPDIR", bed.path("out"));
     command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -57,6 +59,7 @@ fn killed_builds_break_nothing_for_the_others() {
     bed.run(&["run", "app0", "sh", "-c", "cat n; wc -c < big"]).succeeds().says("300000");
     bed.run(&["prune"]).succeeds();
     assert_eq!(std::fs::read_dir(bed.store().join("tmp")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(bed.path("out")).unwrap().count(), 0, "something is left outside of the store");
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
     assert!(!mounts.contains(bed.store().to_str().unwrap()), "a mount is left");
     bed.run(&["prune", "--all"]).succeeds();
@@ -64,4 +67,28 @@ fn killed_builds_break_nothing_for_the_others() {
         let left = std::fs::read_dir(bed.store().join(name)).unwrap().count();
         assert_eq!(left, 0, "{name} is not empty");
     }
+}
+
+#[test]
+fn two_builds_that_need_one_step_run_it_once() {
+    let bed = Bed::caller();
+    bed.dockerfile("FROM alpine\nRUN touch /started; sleep 4; cat /proc/sys/kernel/random/uuid > /id\n");
+    let start = |name: &str| {
+        let mut command = bed.command(&["build", "--progress", "plain", "-t", name, "."]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let builds: Vec<Child> = ["one", "two"].map(start).into();
+    let said: Vec<String> = builds
+        .into_iter()
+        .map(|build| {
+            let output = build.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{said}");
+            said
+        })
+        .collect();
+    let waits = said.iter().filter(|said| said.contains("waiting for another build that runs this step") && said.contains("CACHED"));
+    assert_eq!(waits.count(), 1, "{said:?}");
+    let id = |name| bed.run(&["run", name, "cat", "/id"]).succeeds().out.clone();
+    assert_eq!(id("one"), id("two"));
 }

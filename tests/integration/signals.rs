@@ -62,13 +62,44 @@ fn interrupt(bed: &Bed, arguments: &[&str], is_time: impl Fn(&str) -> bool) -> b
     assert_eq!(code, Some(130), "{}", text());
     assert!(took < Duration::from_secs(10), "it took {took:?} to end");
     assert_eq!(outputs(), before, "half an output is left");
+    nothing_is_left(bed, &text());
+    true
+}
+
+/// No process, no temporary file, no mount, and nothing broken.
+#[track_caller]
+fn nothing_is_left(bed: &Bed, text: &str) {
     until("a process of the build still runs", || !runs_with(&bed.store().display().to_string()));
     let left: Vec<_> = fs::read_dir(bed.store().join("tmp")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert!(left.is_empty(), "{left:?} is left in tmp: {}", text());
+    assert!(left.is_empty(), "{left:?} is left in tmp: {text}");
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     assert!(!mounts.contains(bed.store().to_str().unwrap()), "a mount is left");
     bed.run(&["fsck"]).succeeds();
-    true
+}
+
+#[test]
+fn a_failing_step_leaves_nothing_at_whatever_stage() {
+    for bed in Bed::each_user() {
+        let mark = format!("{}{}", 314_159, std::process::id());
+        bed.file("f", "f");
+        let failing = [
+            "FROM nowhere.invalid/app\nRUN true\n".to_owned(),
+            "FROM alpine\nCOPY f /f\nCOPY missing /\nRUN true\n".to_owned(),
+            format!("FROM alpine\nRUN --mount=type=bind,target=/b --mount=type=tmpfs,target=/t (sleep {mark} &); false\n"),
+            format!(
+                "FROM alpine AS a\nRUN sleep 1; false\nFROM alpine AS b\nRUN sleep {mark}\nFROM alpine\nCOPY --from=a /f /\nCOPY --from=b /f /\n"
+            ),
+            "FROM alpine\nCOPY f /\nRUN rm -r /f && mkdir /f\nCOPY f /f\nCOPY --from=alpine /bin/busybox /f/f/x\n".to_owned(),
+        ];
+        for text in &failing {
+            let outcome = bed.dockerfile(text).build(&["-t", "app"]);
+            outcome.fails();
+            nothing_is_left(&bed, &outcome.err);
+            let runs = || !std::process::Command::new("pgrep").args(["-f", &format!("sleep {mark}")]).output().unwrap().stdout.is_empty();
+            until("a process of the step still runs", || !runs());
+        }
+        bed.dockerfile("FROM alpine\nCOPY f /f\n").build(&["-t", "app"]).succeeds();
+    }
 }
 
 /// Whether a process has the store in its environment, as everything has that a build starts of its own.
