@@ -104,7 +104,7 @@ impl Engine {
             let copied = copy::copy(&request, &mut root).map_err(|error| copy_error(&op.sources, &opened, &error).caused_by(&error))?;
             drop(request);
             drop(root);
-            this.note_copy(id, before, copied.bytes);
+            this.note_copy(id, before, copied);
             draft.commit(&snapshot).map(drop).map_err(BuildError::store)
         })
         .await

@@ -16,7 +16,7 @@ use crate::{
     dockerfile::position::LineIndex,
     plan::{Op, VertexId},
     sandbox::Exit,
-    snapshot::copy::Listing,
+    snapshot::copy::{CopyReport, Listing},
     store::FactsRecord,
 };
 
@@ -128,12 +128,14 @@ impl Engine {
     }
 
     /// What copying took, on the thread that does it.
-    pub(super) fn note_copy(&self, id: VertexId, before: (u64, u64, u64), bytes: u64) {
+    pub(super) fn note_copy(&self, id: VertexId, before: (u64, u64, u64), copied: CopyReport) {
         let after = usage(UsageWho::RUSAGE_THREAD);
         let step = self.step(id);
-        self.recorder.note_copied(step, bytes);
+        self.recorder.note_copied(step, copied.bytes);
         self.recorder.note_step(step, |report| {
-            (report.user_us, report.system_us) = (after.0.saturating_sub(before.0), after.1.saturating_sub(before.1));
+            let (user_us, system_us) = copied.helpers_us;
+            report.user_us = after.0.saturating_sub(before.0) + user_us;
+            report.system_us = after.1.saturating_sub(before.1) + system_us;
         });
     }
 

@@ -14,7 +14,7 @@ use std::{
     thread,
 };
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Sender;
 use rustix::io::Errno;
 
 use super::{
@@ -41,6 +41,12 @@ pub fn hash_file(mut file: File) -> io::Result<[u8; 32]> {
     Ok(*hasher.finalize().as_bytes())
 }
 
+/// Files that go to a thread at once: waking one costs as much as hashing a few.
+const BATCH: usize = 64;
+
+/// Batches that may wait.
+const QUEUE: usize = 4;
+
 /// One entry on its way into the digest.
 struct Record {
     fields: Vec<u8>,
@@ -64,7 +70,7 @@ struct Recorder<'a> {
     records: &'a mut Vec<Record>,
     first_names: HashMap<(u64, u64), Vec<u8>>,
     slots: usize,
-    jobs: &'a Sender<Job>,
+    submit: &'a mut dyn FnMut(Job),
     /// Path of the match that is being recorded.
     top: Vec<u8>,
 }
@@ -121,17 +127,30 @@ fn hash_tree(
     let selected = source.select(view)?;
     let mut records = Vec::new();
     let contents = Mutex::new(Vec::new());
-    let (jobs, queue) = crossbeam_channel::bounded::<Job>(128);
-    let threads = thread::available_parallelism().map_or(2, usize::from).min(8);
     let recorded = thread::scope(|scope| {
-        for _ in 0..threads {
-            let queue = queue.clone();
-            scope.spawn(|| hash_jobs(queue, files, &contents));
-        }
+        let contents = &contents;
+        let mut jobs: Option<Sender<Vec<Job>>> = None;
+        let mut batch = Vec::new();
+        let mut submit = |job| {
+            batch.push(job);
+            if batch.len() == BATCH {
+                let jobs = jobs.get_or_insert_with(|| {
+                    let (jobs, queue) = crossbeam_channel::bounded::<Vec<Job>>(QUEUE);
+                    for _ in 0..thread::available_parallelism().map_or(2, usize::from).min(8) {
+                        let queue = queue.clone();
+                        scope.spawn(move || queue.iter().for_each(|batch| hash_jobs(batch, files, contents)));
+                    }
+                    jobs
+                });
+                jobs.send(std::mem::take(&mut batch)).expect("the threads listen until the queue is closed");
+            }
+        };
         let rules = selected.rules(request.exclude);
         let first_names = HashMap::new();
-        let mut recorder = Recorder { view, rules, records: &mut records, first_names, slots: 0, jobs: &jobs, top: Vec::new() };
+        let mut recorder = Recorder { view, rules, records: &mut records, first_names, slots: 0, submit: &mut submit, top: Vec::new() };
         let recorded = selected.matches.iter().try_for_each(|found| recorder.record_match(found, !source.root.is_checkout()));
+        // The rest is done here: a few files are worth no thread.
+        hash_jobs(batch, files, contents);
         drop(jobs);
         recorded
     });
@@ -162,12 +181,13 @@ fn hash_tree(
 
 type Contents = Mutex<Vec<(usize, Result<[u8; 32], CopyError>)>>;
 
-fn hash_jobs(queue: Receiver<Job>, files: FileDigest<'_>, contents: &Contents) {
-    for job in queue {
+fn hash_jobs(jobs: Vec<Job>, files: FileDigest<'_>, contents: &Contents) {
+    let hash = |job: Job| {
         let open = || job.directory.open_file(&job.name);
-        let result = files(job.key, &open).while_doing("read", shown(&job.directory, &job.name));
-        contents.lock().expect("no thread panicked").push((job.slot, result));
-    }
+        (job.slot, files(job.key, &open).while_doing("read", shown(&job.directory, &job.name)))
+    };
+    let hashed: Vec<_> = jobs.into_iter().map(hash).collect();
+    contents.lock().expect("no thread panicked").extend(hashed);
 }
 
 impl Recorder<'_> {
@@ -294,7 +314,7 @@ impl Recorder<'_> {
         let slot = self.slots;
         self.slots += 1;
         let job = Job { slot, directory: directory.clone(), name: name.to_owned(), key: metadata.stat_key() };
-        self.jobs.send(job).expect("the threads listen until the queue is closed");
+        (self.submit)(job);
         Some(slot)
     }
 

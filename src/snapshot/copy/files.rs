@@ -7,8 +7,11 @@ use std::{
     fs::File,
     io::{self, Read, Seek, Write},
     os::fd::{AsFd, BorrowedFd},
-    path::PathBuf,
-    sync::Arc,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rustix::{
@@ -16,37 +19,47 @@ use rustix::{
     io::Errno,
 };
 
-use super::{CopyError, CopyReport, Source, SourceRoot, Style, error::Context, shown, view::View};
+use super::{CopyError, CopyReport, Source, SourceRoot, Style, crew::Usage, error::Context, shown, view::View};
 use crate::snapshot::{
     Ownership,
     disk::{self, Device},
     layered::{Directory, Kind, LayeredRoot, Metadata, Timestamp, set_owner, set_times, timespec, xattrs},
 };
 
+/// How entries are written: what all threads of a copy share.
+pub(crate) struct Pen<'a> {
+    style: Style<'a>,
+    root: &'a LayeredRoot,
+    skips_xattr: fn(&[u8]) -> bool,
+    /// Until the file system says that it can't share blocks.
+    clones: AtomicBool,
+}
+
 /// Writes entries of one match; knows which inodes it has written already.
 pub(crate) struct Writer<'a, 'r> {
-    pub(crate) style: Style<'a>,
+    pub(crate) pen: &'a Pen<'a>,
     pub(crate) view: &'a View<'a>,
-    root: &'r LayeredRoot,
     written: HashMap<(u64, u64), PathBuf>,
-    clones: bool,
     report: &'r mut CopyReport,
 }
 
 impl<'a, 'r> Writer<'a, 'r> {
-    pub(crate) fn new(root: &'r LayeredRoot, style: Style<'a>, view: &'a View<'a>, report: &'r mut CopyReport) -> Self {
-        Self {
-            style,
-            view,
-            root,
-            written: HashMap::new(),
-            clones: true,
-            report,
-        }
+    pub(crate) fn new(pen: &'a Pen<'a>, view: &'a View<'a>, report: &'r mut CopyReport) -> Self {
+        Self { pen, view, written: HashMap::new(), report }
     }
 
     pub(crate) fn count_entry(&mut self) {
         self.report.entries += 1;
+    }
+
+    pub(crate) fn count_file(&mut self, metadata: &Metadata) {
+        self.report.entries += 1;
+        self.report.bytes += metadata.size;
+    }
+
+    pub(crate) fn count_usage(&mut self, (user_us, system_us): Usage) {
+        self.report.helpers_us.0 += user_us;
+        self.report.helpers_us.1 += system_us;
     }
 
     /// Copies anything but a directory; what has its name makes way.
@@ -58,38 +71,67 @@ impl<'a, 'r> Writer<'a, 'r> {
         target: &Directory,
         name: &OsStr,
     ) -> Result<(), CopyError> {
-        if target.stat(name).while_doing("lstat", shown(target, name))?.is_some_and(|found| found.is_directory()) {
-            return Err(CopyError::ReplacesDirectory { path: shown(target, name) });
+        let pen = self.pen;
+        if metadata.kind == Kind::File {
+            if metadata.links > 1 {
+                let path = target.path().join(name);
+                if let Some(first) = self.written.get(&(metadata.device, metadata.inode)) {
+                    self.report.entries += 1;
+                    return pen.link(first, target, name);
+                }
+                self.written.insert((metadata.device, metadata.inode), path);
+            }
+            self.count_file(metadata);
+            return pen.copy_file(source, source_name, metadata, target, name);
         }
-        self.root.check_stop().while_doing("copy to", shown(target, name))?;
+        pen.make_way(target, name)?;
         self.report.entries += 1;
         let copied = match metadata.kind {
-            Kind::File => self.copy_file(source, source_name, metadata, target, name),
-            Kind::Symlink => self.copy_symlink(source, source_name, metadata, target, name),
-            Kind::Fifo => target.make_fifo(name).and_then(|()| self.finish_at(metadata, target, name)),
-            Kind::CharDevice | Kind::BlockDevice => self.copy_device(metadata, target, name),
-            Kind::Socket => target.create_file(name).and_then(|file| self.finish(metadata, file.as_fd())),
-            Kind::Directory => Err(Errno::ISDIR.into()),
+            Kind::Symlink => pen.copy_symlink(source, source_name, metadata, target, name),
+            Kind::Fifo => target.make_fifo(name).and_then(|()| pen.finish_at(metadata, target, name)),
+            Kind::CharDevice | Kind::BlockDevice => pen.copy_device(metadata, target, name),
+            Kind::Socket => target.create_file(name).and_then(|file| pen.finish(metadata, file.as_fd())),
+            Kind::File | Kind::Directory => Err(Errno::ISDIR.into()),
         };
         copied.while_doing("copy to", shown(target, name))
     }
+}
 
-    fn copy_file(
-        &mut self,
+impl<'a> Pen<'a> {
+    pub(crate) fn new(root: &'a LayeredRoot, style: Style<'a>, view: &View<'_>) -> Self {
+        Self { style, root, skips_xattr: view.xattr_rule(), clones: AtomicBool::new(true) }
+    }
+
+    /// Whether an entry that is no directory may take the name, and copies go on at all.
+    fn make_way(&self, target: &Directory, name: &OsStr) -> Result<(), CopyError> {
+        if target.stat(name).while_doing("lstat", shown(target, name))?.is_some_and(|found| found.is_directory()) {
+            return Err(CopyError::ReplacesDirectory { path: shown(target, name) });
+        }
+        self.root.check_stop().while_doing("copy to", shown(target, name))
+    }
+
+    /// Copies a file that is not written yet; what has its name makes way.
+    pub(crate) fn copy_file(
+        &self,
         source: &Directory,
         source_name: &OsStr,
         metadata: &Metadata,
         target: &Directory,
         name: &OsStr,
-    ) -> io::Result<()> {
-        let identity = (metadata.device, metadata.inode);
-        if metadata.links > 1 {
-            if let Some(first) = self.written.get(&identity) {
-                let top = self.root.top().upper()?;
-                return target.make_in_upper(name, |at| rustix::fs::linkat(top, first, at, name, AtFlags::empty()));
-            }
-            self.written.insert(identity, target.path().join(name));
-        }
+    ) -> Result<(), CopyError> {
+        self.make_way(target, name)?;
+        self.write_file(source, source_name, metadata, target, name).while_doing("copy to", shown(target, name))
+    }
+
+    /// A second name for a file that is written.
+    fn link(&self, first: &Path, target: &Directory, name: &OsStr) -> Result<(), CopyError> {
+        self.make_way(target, name)?;
+        let top = self.root.top().upper();
+        let linked = top.and_then(|top| target.make_in_upper(name, |at| rustix::fs::linkat(top, first, at, name, AtFlags::empty())));
+        linked.while_doing("copy to", shown(target, name))
+    }
+
+    fn write_file(&self, source: &Directory, source_name: &OsStr, metadata: &Metadata, target: &Directory, name: &OsStr) -> io::Result<()> {
         let from = source.open_file(source_name)?;
         let mut to = target.create_file(name)?;
         self.copy_content(&from, &mut to, metadata.size)?;
@@ -99,22 +141,21 @@ impl<'a, 'r> Writer<'a, 'r> {
     }
 
     /// Clones the blocks where the file system can, else lets the kernel copy them, else copies them here.
-    fn copy_content(&mut self, from: &File, to: &mut File, size: u64) -> io::Result<()> {
-        self.report.bytes += size;
+    fn copy_content(&self, from: &File, to: &mut File, size: u64) -> io::Result<()> {
         if size == 0 {
             return Ok(());
         }
-        if self.clones {
+        if self.clones.load(Ordering::Relaxed) {
             match rustix::fs::ioctl_ficlone(&*to, from) {
                 Ok(()) => return Ok(()),
-                Err(_) => self.clones = false,
+                Err(_) => self.clones.store(false, Ordering::Relaxed),
             }
         }
         copy_bytes(from, to, size)
     }
 
     fn copy_symlink(
-        &mut self,
+        &self,
         source: &Directory,
         source_name: &OsStr,
         metadata: &Metadata,
@@ -126,7 +167,7 @@ impl<'a, 'r> Writer<'a, 'r> {
     }
 
     /// Makes the node, or the placeholder for it.
-    fn copy_device(&mut self, metadata: &Metadata, target: &Directory, name: &OsStr) -> io::Result<()> {
+    fn copy_device(&self, metadata: &Metadata, target: &Directory, name: &OsStr) -> io::Result<()> {
         let is_block = metadata.kind == Kind::BlockDevice;
         let kind = if is_block { FileType::BlockDevice } else { FileType::CharacterDevice };
         if target.make_device(name, kind, metadata.rdev, self.root.is_overlay())? {
@@ -141,7 +182,7 @@ impl<'a, 'r> Writer<'a, 'r> {
     /// After the owner is set, which takes capabilities away; an owner written down gives way to `--chown`.
     pub(crate) fn copy_xattrs(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
         let given = self.style.owner.is_some();
-        xattrs::copy(from, to, |name| self.view.skips_xattr(name) || (given && name == xattrs::OWNER));
+        xattrs::copy(from, to, |name| (self.skips_xattr)(name) || (given && name == xattrs::OWNER));
     }
 
     /// Owner and mode, then the time, which nothing may change after.

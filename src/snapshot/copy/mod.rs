@@ -6,6 +6,7 @@
 //! named source itself is followed. Works on the layers' directories in user space: nothing is mounted.
 //! Unaware of Dockerfiles, caches and of where downloads come from.
 
+mod crew;
 mod digest;
 mod error;
 mod files;
@@ -37,7 +38,7 @@ use super::{
     layered::{Directory, Kind, LayeredRoot, NewDirectory, Place, Timestamp, clean, ensure_directory},
 };
 use crate::dockerfile::{chmod::Chmod, glob, ignore::Matcher};
-use files::Writer;
+use files::{Pen, Writer};
 use select::{Include, Match, Rules};
 use view::View;
 
@@ -179,6 +180,8 @@ pub struct CopyReport {
     pub entries: u64,
     /// Bytes of file content written.
     pub bytes: u64,
+    /// User and system time of other threads than the caller's, in microseconds.
+    pub helpers_us: (u64, u64),
 }
 
 /// Where one match goes.
@@ -224,7 +227,8 @@ impl<'a> Copying<'a, '_> {
                 continue;
             }
             let target = self.target(found.name(), found.metadata.is_directory(), !source.root.is_checkout())?;
-            let mut writer = Writer::new(self.root, self.request.style, view, &mut self.report);
+            let pen = Pen::new(self.root, self.request.style, view);
+            let mut writer = Writer::new(&pen, view, &mut self.report);
             tree::copy_match(&mut writer, found, selected.rules(self.request.exclude), target)?;
         }
         Ok(())

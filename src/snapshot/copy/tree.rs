@@ -2,7 +2,6 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    path::PathBuf,
     sync::Arc,
 };
 
@@ -10,6 +9,7 @@ use rustix::io::Errno;
 
 use super::{
     CopyError, Target,
+    crew::{Crew, Filling, Finish, Job, with_crew},
     error::Context,
     files::Writer,
     select::{Decision, Match, Rules, join},
@@ -27,13 +27,14 @@ struct Level {
     /// Name in the target directory of the level above.
     name: OsString,
     /// Set once it is there; a directory that is only passed through is made when something in it is taken.
-    target: Option<Arc<Directory>>,
+    target: Option<Arc<Filling>>,
     /// Whether it gets the source's metadata when all in it is done.
     dressed: bool,
 }
 
-struct Walk<'w, 'a, 'r> {
+struct Walk<'w, 'a, 'r, 's, 'e> {
     writer: &'w mut Writer<'a, 'r>,
+    crew: &'w mut Crew<'s, 'e>,
     rules: Rules<'w>,
     levels: Vec<Level>,
 }
@@ -42,16 +43,22 @@ struct Walk<'w, 'a, 'r> {
 pub(crate) fn copy_match(writer: &mut Writer<'_, '_>, found: &Match, rules: Rules<'_>, target: Target) -> Result<(), CopyError> {
     match (found.directory(), target) {
         (Some(source), Target::Into(directory)) => {
-            copy_contents(writer, source, &found.metadata, rules, &directory)?;
+            let levels = vec![Level::standing(source.clone(), found.metadata.clone(), directory.clone())];
+            let usage = with_crew(writer.pen, |crew| Walk { writer, crew, rules, levels }.copy_entries(source, &[]))?;
+            writer.count_usage(usage);
             // An existing directory keeps its owner and mode, but takes the source's time.
             let path = shown(&directory, OsStr::new(""));
             let upper = directory.upper().while_doing("utimes", &path)?;
-            writer.set_time(&found.metadata, upper).while_doing("utimes", &path)
+            writer.pen.set_time(&found.metadata, upper).while_doing("utimes", &path)
         }
         (Some(source), Target::Entry(parent, name)) => {
-            let mut walk = Walk { writer, rules, levels: Vec::new() };
-            walk.levels.push(Level::standing(source.clone(), found.metadata.clone(), parent));
-            walk.copy_directory(source.clone(), &found.metadata, name, &[], Decision::Take, false)
+            let levels = vec![Level::standing(source.clone(), found.metadata.clone(), parent)];
+            let usage = with_crew(writer.pen, |crew| {
+                let mut walk = Walk { writer, crew, rules, levels };
+                walk.copy_directory(source.clone(), &found.metadata, name, &[], Decision::Take, false)
+            })?;
+            writer.count_usage(usage);
+            Ok(())
         }
         (None, Target::Entry(parent, name)) => {
             let [source_name] = found.place.rest.as_slice() else { return Err(CopyError::NotFound { path: found.path.clone() }) };
@@ -61,24 +68,13 @@ pub(crate) fn copy_match(writer: &mut Writer<'_, '_>, found: &Match, rules: Rule
     }
 }
 
-fn copy_contents(
-    writer: &mut Writer<'_, '_>,
-    source: &Arc<Directory>,
-    metadata: &Metadata,
-    rules: Rules<'_>,
-    target: &Arc<Directory>,
-) -> Result<(), CopyError> {
-    let levels = vec![Level::standing(source.clone(), metadata.clone(), target.clone())];
-    Walk { writer, rules, levels }.copy_entries(source, &[])
-}
-
 impl Level {
     fn standing(source: Arc<Directory>, metadata: Metadata, target: Arc<Directory>) -> Self {
-        Self { source, metadata, name: OsString::new(), target: Some(target), dressed: false }
+        Self { source, metadata, name: OsString::new(), target: Some(Filling::new(target)), dressed: false }
     }
 }
 
-impl Walk<'_, '_, '_> {
+impl Walk<'_, '_, '_, '_, '_> {
     fn copy_entries(&mut self, source: &Arc<Directory>, inner: &[u8]) -> Result<(), CopyError> {
         let names = match source.names() {
             // The empty tree.
@@ -97,9 +93,16 @@ impl Walk<'_, '_, '_> {
                     let Some(child) = source.child(&name).while_doing("open", path())? else { continue };
                     self.copy_directory(child, &metadata, name, &below, decision, true)?;
                 }
-                _ => {
-                    let target = self.target(true)?;
-                    self.writer.copy_entry(source, &name, &metadata, &target, &name)?;
+                (_, kind) => {
+                    let filling = self.target(true)?;
+                    if kind != Kind::File || metadata.links > 1 {
+                        self.writer.copy_entry(source, &name, &metadata, &filling.target, &name)?;
+                        continue;
+                    }
+                    // The one thing that two threads must not do at once.
+                    filling.target.upper().while_doing("mkdir", shown(&filling.target, OsStr::new("")))?;
+                    self.writer.count_file(&metadata);
+                    self.crew.copy(Job { source: source.clone(), name, metadata, filling })?;
                 }
             }
         }
@@ -127,25 +130,22 @@ impl Walk<'_, '_, '_> {
         self.copy_entries(&source, inner)?;
         let level = self.levels.pop().expect("pushed above");
         match level.target {
-            Some(target) if level.dressed => self.dress(&level.source, &level.metadata, &target),
-            Some(target) if !overwrite => {
-                let path = shown(&target, OsStr::new(""));
-                let upper = target.upper().while_doing("utimes", &path)?;
-                self.writer.set_time(&level.metadata, upper).while_doing("utimes", path)
+            Some(filling) if level.dressed || !overwrite => {
+                self.crew.leave(filling, Finish { source: level.source, metadata: level.metadata, everything: level.dressed })
             }
             _ => Ok(()),
         }
     }
 
     /// The target directory of the deepest level; those on the way are made now if they were not needed before.
-    fn target(&mut self, overwrite: bool) -> Result<Arc<Directory>, CopyError> {
+    fn target(&mut self, overwrite: bool) -> Result<Arc<Filling>, CopyError> {
         let first_missing = self.levels.iter().position(|level| level.target.is_none()).unwrap_or(self.levels.len());
         for at in first_missing..self.levels.len() {
             let parent = self.levels[at - 1].target.clone().expect("made before what is in it");
             let (made, target) =
-                self.make_directory(&parent, &self.levels[at].name.clone(), &self.levels[at].metadata.clone(), overwrite)?;
+                self.make_directory(&parent.target, &self.levels[at].name.clone(), &self.levels[at].metadata.clone(), overwrite)?;
             self.levels[at].dressed = made;
-            self.levels[at].target = Some(target);
+            self.levels[at].target = Some(Filling::new(target));
         }
         let target = self.levels.last().and_then(|level| level.target.clone());
         Ok(target.expect("the first level is there from the start"))
@@ -175,18 +175,5 @@ impl Walk<'_, '_, '_> {
                 Ok((false, child))
             }
         }
-    }
-
-    fn dress(&self, source: &Arc<Directory>, metadata: &Metadata, target: &Arc<Directory>) -> Result<(), CopyError> {
-        let path = shown(target, OsStr::new(""));
-        let result = (|| -> std::io::Result<()> {
-            let upper = target.upper()?;
-            self.writer.finish(metadata, upper)?;
-            if let Ok(from) = source.fd() {
-                self.writer.copy_xattrs(from, upper);
-            }
-            Ok(())
-        })();
-        result.while_doing("copy to", PathBuf::from(&path))
     }
 }

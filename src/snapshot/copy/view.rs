@@ -60,9 +60,14 @@ impl<'a> View<'a> {
         if self.from_outside { Metadata { uid: 0, gid: 0, ..metadata } } else { metadata }
     }
 
+    /// The same rule for threads, which can't share a view.
+    pub(crate) fn xattr_rule(&self) -> fn(&[u8]) -> bool {
+        if self.from_outside { xattrs::is_private } else { xattrs::is_private_to_overlay }
+    }
+
     /// Attributes that are not copied.
     pub(crate) fn skips_xattr(&self, name: &[u8]) -> bool {
-        if self.from_outside { xattrs::is_private(name) } else { xattrs::is_private_to_overlay(name) }
+        self.xattr_rule()(name)
     }
 
     fn is_seen(&self, directory: &Arc<Directory>, name: &OsStr, metadata: &Metadata) -> io::Result<bool> {
