@@ -35,8 +35,8 @@ pub struct Request {
     pub named_contexts: BTreeMap<String, ContextSource>,
     /// `--secret` values by id.
     pub secrets: BTreeMap<String, Vec<u8>>,
-    /// `--ssh` agents' sockets by id.
-    pub ssh: BTreeMap<String, PathBuf>,
+    /// `--ssh`: agents by id.
+    pub ssh: BTreeMap<String, crate::sandbox::Agent>,
     /// What all RUN steps share.
     pub run_defaults: RunDefaults,
     /// What each RUN may use; in no key, as it decides whether a step works and not what it makes.

@@ -281,7 +281,9 @@ impl Engine {
                     // As with BuildKit the variable is there, the socket is not.
                     return Ok(());
                 };
-                let kind = sandbox::MountKind::Ssh { agent: agent.clone(), mode: *mode, uid: *uid, gid: *gid };
+                let agent =
+                    agent.socket().map_err(|error| BuildError::new(Kind::Step, format!("ssh {id}: cannot start an agent: {error}")))?;
+                let kind = sandbox::MountKind::Ssh { agent, mode: *mode, uid: *uid, gid: *gid };
                 mounts.push(sandbox::Mount { target: PathBuf::from(path), kind });
             }
         }

@@ -193,8 +193,8 @@ pub struct BuildArgs {
     /// A secret for RUN --mount=type=secret: id=ID[,src=FILE|env=NAME]
     #[arg(long = "secret", value_name = "id=ID[,src=FILE|env=NAME]")]
     pub secrets: Vec<String>,
-    /// An ssh agent for RUN --mount=type=ssh: default, or ID=SOCKET
-    #[arg(long = "ssh", value_name = "default|ID[=SOCKET]")]
+    /// For RUN --mount=type=ssh and git by ssh: default (your agent), an agent's socket, or files with keys
+    #[arg(long = "ssh", value_name = "default|ID[=SOCKET|KEY,..]")]
     pub ssh: Vec<String>,
     /// Network of RUN steps
     #[arg(long, value_name = "default|none|host", default_value = "default")]
@@ -202,8 +202,8 @@ pub struct BuildArgs {
     /// Extra permission: network.host, or secret.NAME for a value that may be in the image
     #[arg(long = "allow", value_name = "PERMISSION", value_delimiter = ',')]
     pub allow: Vec<String>,
-    /// Extra line of /etc/hosts in RUN steps
-    #[arg(long = "add-host", value_name = "HOST:IP")]
+    /// Extra line of /etc/hosts in RUN steps; host-gateway is this machine
+    #[arg(long = "add-host", value_name = "HOST:IP|host-gateway")]
     pub add_hosts: Vec<String>,
     /// Size of /dev/shm in RUN steps
     #[arg(long, value_name = "BYTES")]

@@ -50,7 +50,7 @@ fn build_and_show(cli: &Cli, args: &BuildArgs, found: &mut Found) -> Result<Exit
     let mut request = request::request(args, wanted.first_form()?.policy)?;
     let mut source = attestations.source(args, wanted.is_pushed()?);
     let entered = services::enter(cli)?;
-    let services = services::services(cli, &entered, environment::source_options(args.offline, &request.ssh, contexts::is_by_ssh(args)))?;
+    let services = services::services(cli, &entered, environment::source_options(args.offline, &request.ssh, contexts::is_by_ssh(args))?)?;
     let services = guarded::guard(services, args, &request);
     let store = services.store.clone();
     let runtime = services::runtime()?;

@@ -6,7 +6,7 @@ use crate::{
     build::SourceOptions,
     cli::{authorities, failure::Failure},
     registry::ConfigPaths,
-    sandbox::Runner,
+    sandbox::{Agent, Runner},
 };
 
 /// Variables that git's process is told: where its programs are and how to get out.
@@ -80,18 +80,20 @@ pub fn registry_paths() -> ConfigPaths {
 
 /// How files and trees are fetched. Repositories by ssh use the agent of `--ssh default`; the user's own only where it was
 /// the user who named the repository.
-pub fn source_options(offline: bool, ssh: &BTreeMap<String, PathBuf>, lend_agent: bool) -> SourceOptions {
+pub fn source_options(offline: bool, ssh: &BTreeMap<String, Agent>, lend_agent: bool) -> Result<SourceOptions, Failure> {
+    let given = ssh.get("default").map(Agent::socket).transpose();
+    let given = given.map_err(|error| Failure::new(format!("--ssh default: cannot start an agent: {error}")))?;
     let bundle = authorities::bundle_path().map(|path| ("GIT_SSL_CAINFO".into(), path.into()));
     let pairs = GIT_VARIABLES.iter().filter_map(|name| Some(((*name).into(), std::env::var_os(name)?)));
     let known_hosts = variable("HOME").map(|home| home.join(".ssh/known_hosts")).filter(|path| path.exists());
-    SourceOptions {
+    Ok(SourceOptions {
         offline,
         proxies: proxies(),
         certificates: variable("SSL_CERT_FILE").into_iter().chain(authorities::files().iter().cloned()).collect(),
         git_environment: pairs.chain(bundle).collect(),
-        ssh_agent: ssh.get("default").cloned().or_else(|| variable("SSH_AUTH_SOCK").filter(|_| lend_agent)),
+        ssh_agent: given.or_else(|| variable("SSH_AUTH_SOCK").filter(|_| lend_agent)),
         known_hosts,
-    }
+    })
 }
 
 /// `http_proxy`, `https_proxy` and `all_proxy` as curl reads them; lower case wins.

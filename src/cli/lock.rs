@@ -19,7 +19,7 @@ pub fn lock(cli: &Cli, args: &BuildArgs) -> Result<ExitCode, Failure> {
     let before = read(args)?.unwrap_or_default();
     let request = request::request(args, build::LayerPolicy::default())?;
     let entered = services::enter(cli)?;
-    let services = services::services(cli, &entered, environment::source_options(args.offline, &request.ssh, false))?;
+    let services = services::services(cli, &entered, environment::source_options(args.offline, &request.ssh, false)?)?;
     let runtime = services::runtime()?;
     let progress: Arc<dyn build::Progress> = Arc::new(build::Silent);
     let found = services::drive(runtime, &services, async {

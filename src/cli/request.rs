@@ -12,10 +12,14 @@ use crate::{
     context::LocalContext,
     oci::{Platform, Reference},
     plan::{ContextKind, NetworkMode, Options, RunDefaults, Ulimit},
+    sandbox::{Agent, HOST_GATEWAY, Key, KeyError},
 };
 
 /// Secrets larger than this are refused (BuildKit's limit).
 const SECRET_LIMIT_BYTES: u64 = 500 << 10;
+
+/// No key is so long.
+const KEY_LIMIT_BYTES: u64 = 100 << 10;
 
 /// What `--ulimit` knows.
 const ULIMITS: [&str; 15] = [
@@ -286,35 +290,57 @@ fn secret_value(id: &str, given: &BTreeMap<String, String>) -> Result<Vec<u8>, F
     Ok(bytes)
 }
 
-/// `default` or `ID[=SOCKET]`.
-fn ssh(args: &BuildArgs) -> Result<BTreeMap<String, PathBuf>, Failure> {
+/// `default` or `ID[=SOCKET|KEY,..]`.
+fn ssh(args: &BuildArgs) -> Result<BTreeMap<String, Agent>, Failure> {
     let mut map = BTreeMap::new();
     for text in &args.ssh {
-        let (id, socket) = match text.split_once('=') {
-            Some((id, socket)) => (id, PathBuf::from(socket)),
+        let (id, agent) = match text.split_once('=') {
+            Some((id, paths)) => (id, agent(text, paths)?),
             None => {
                 let socket = std::env::var_os("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty());
                 let socket = socket.ok_or_else(|| {
-                    Failure::new(format!("--ssh {text}: SSH_AUTH_SOCK is not set")).with_hint("start an agent with `eval $(ssh-agent)`")
+                    let failure = Failure::new(format!("--ssh {text}: SSH_AUTH_SOCK is not set"));
+                    failure.with_hint(format!("start an agent with `eval $(ssh-agent)`, or give a key: --ssh {text}=FILE"))
                 })?;
-                (text.as_str(), PathBuf::from(socket))
+                (text.as_str(), agent(text, &socket.to_string_lossy())?)
             }
         };
-        check_agent(text, &socket)?;
-        map.insert(id.to_owned(), socket);
+        let id = if id.is_empty() { "default" } else { id };
+        if map.insert(id.to_owned(), agent).is_some() {
+            return Err(Failure::usage(format!("--ssh {text}: the id {id} is given twice")));
+        }
     }
     Ok(map)
 }
 
-/// An agent's socket; files with keys are not taken.
-fn check_agent(text: &str, socket: &Path) -> Result<(), Failure> {
+/// The agent at a socket, or one of ours that has the keys of some files.
+fn agent(text: &str, paths: &str) -> Result<Agent, Failure> {
     use std::os::unix::fs::FileTypeExt;
-    let metadata = std::fs::metadata(socket).map_err(|error| Failure::new(format!("--ssh {text}: {}: {error}", socket.display())))?;
-    match metadata.file_type().is_socket() {
-        true => Ok(()),
-        false => Err(Failure::usage(format!("--ssh {text}: {} is not the socket of an agent", socket.display()))
-            .with_hint("keys are used through an agent: `eval $(ssh-agent)`, `ssh-add KEY`, then --ssh default")),
+    let mut keys = Vec::new();
+    for path in paths.split(',') {
+        let failed = |error: std::io::Error| Failure::new(format!("--ssh {text}: {path}: {error}"));
+        if std::fs::metadata(path).map_err(failed)?.file_type().is_socket() {
+            return match paths == path {
+                true => Ok(Agent::At(path.into())),
+                false => Err(Failure::usage(format!("--ssh {text}: an agent's socket stands alone, without keys and other sockets"))),
+            };
+        }
+        keys.push(key(text, path)?);
     }
+    Ok(Agent::with_keys(keys))
+}
+
+fn key(text: &str, path: &str) -> Result<Key, Failure> {
+    let mut content = String::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(KEY_LIMIT_BYTES).read_to_string(&mut content));
+    read.map_err(|error| Failure::new(format!("--ssh {text}: cannot read {path}: {error}")))?;
+    Key::read(&content, path).map_err(|error| {
+        let failure = Failure::usage(format!("--ssh {text}: {path}: {error}"));
+        match error {
+            KeyError::Protected => failure.with_hint("let an agent have it: `eval $(ssh-agent)`, `ssh-add KEY`, then --ssh default"),
+            _ => failure.with_hint("a file with a private key of type ed25519, ecdsa or rsa, or the socket of an agent"),
+        }
+    })
 }
 
 fn run_defaults(args: &BuildArgs) -> Result<RunDefaults, Failure> {
@@ -324,9 +350,15 @@ fn run_defaults(args: &BuildArgs) -> Result<RunDefaults, Failure> {
             .split_once('=')
             .or_else(|| text.split_once(':'))
             .ok_or_else(|| Failure::usage(format!("--add-host {text}: expected HOST:IP")))?;
+        // What it is depends on the network of the step.
+        if address == HOST_GATEWAY {
+            extra_hosts.push((name.to_owned(), address.to_owned()));
+            continue;
+        }
         let address = address.trim_start_matches('[').trim_end_matches(']');
-        let address: std::net::IpAddr =
-            address.parse().map_err(|_| Failure::usage(format!("--add-host {text}: `{address}` is no IP address")))?;
+        let address: std::net::IpAddr = address.parse().map_err(|_| {
+            Failure::usage(format!("--add-host {text}: `{address}` is no IP address")).with_hint("an IP address, or host-gateway")
+        })?;
         extra_hosts.push((name.to_owned(), address.to_string()));
     }
     let shm_size_bytes = args

@@ -136,7 +136,8 @@ const SECRETS: &str = "\
 \x20 rbuild --secret id=token,src=FILE .        or env=NAME
   RUN --mount=type=secret,id=token ...       a file in memory at /run/secrets/token
   RUN --mount=type=secret,id=token,env=T ... a variable of that step only
-  rbuild --ssh default .                     RUN --mount=type=ssh reaches the agent
+  rbuild --ssh default .                     RUN --mount=type=ssh reaches your agent
+  rbuild --ssh default=~/.ssh/id_ed25519 .   or one that has this key and gives it to nobody
 
 Values are in no layer, config, history, log or cache key, and not in a failed step that is kept for `rbuild shell`.
 A value given with --build-arg is none of this: it stands in the image's history.

@@ -19,7 +19,7 @@ use rustix::{
 };
 
 use super::{
-    console, emulate,
+    console, emulate, mounts,
     outcome::{During, InitError},
     seccomp,
     spec::{Spec, Stdio, Ulimit},
@@ -68,7 +68,9 @@ fn prepare(spec: &Spec, user: &User, stdin: Option<OwnedFd>, power: Power) -> Re
         set_limit(limit)?;
     }
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    let entered = enter_cwd(&spec.cwd);
+    // `..` takes the word before it away, as where the directory was made.
+    let cwd = mounts::clean(Path::new(&spec.cwd));
+    let entered = enter_cwd(&cwd);
     let path = variable(&spec.env, "PATH");
     let program = spec.args.first().and_then(|name| find_program(name, path).ok());
     let filter = seccomp::filter(program.is_some_and(|program| is_32_bit(&program)));
@@ -81,7 +83,7 @@ fn prepare(spec: &Spec, user: &User, stdin: Option<OwnedFd>, power: Power) -> Re
         }
     }
     // A directory that root may not enter (on a network file system) may still be the user's.
-    entered.or_else(|_| enter_cwd(&spec.cwd)).during(&format!("enter {}", spec.cwd))?;
+    entered.or_else(|_| enter_cwd(&cwd)).during(&format!("enter {}", spec.cwd))?;
     process::close_on_exec_from(3).during("close descriptors")?;
     process::reset_signals();
     process::allow_huge_pages();
@@ -105,7 +107,7 @@ fn own_streams(user: &User) {
     }
 }
 
-fn enter_cwd(path: &str) -> io::Result<()> {
+fn enter_cwd(path: &Path) -> io::Result<()> {
     // No magic links: /proc/self/fd/N as working directory would lead out.
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = match rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS) {

@@ -1,8 +1,9 @@
 //! The build's private network: one network namespace, connected through pasta, which every step joins.
 //!
 //! Started when the first step asks for the default network, ended with rbuild. Nothing of the host's loopback is
-//! reachable and no abstract socket; everything else the host can reach is, cloud metadata services included, as in
-//! other container networks. Where pasta is missing or refuses, steps share the host's network.
+//! reachable, unless `host-gateway` is asked for, and no abstract socket; everything else the host can reach is, cloud
+//! metadata services included, as in other container networks. Where pasta is missing or refuses, steps share the host's
+//! network.
 //! Unaware of what runs in it.
 
 use std::{
@@ -11,7 +12,11 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{OnceLock, mpsc},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -65,6 +70,8 @@ static DEFAULT: OnceLock<DefaultNetwork> = OnceLock::new();
 
 static PUBLISHED: OnceLock<Vec<Published>> = OnceLock::new();
 
+static REACH_HOST: AtomicBool = AtomicBool::new(false);
+
 /// Makes a directory: its path, and what it goes with.
 pub type MakeDirectory = Box<dyn Fn() -> io::Result<(PathBuf, Box<dyn Send>)> + Send + Sync>;
 
@@ -110,6 +117,11 @@ impl Published {
 /// Lets ports of the host lead into the private network. To be said before [`default_network`] is asked for.
 pub fn publish(ports: Vec<Published>) {
     let _ = PUBLISHED.set(ports);
+}
+
+/// Lets steps reach this machine at the gateway's address. To be said before [`default_network`] is asked for.
+pub(super) fn reach_host() {
+    REACH_HOST.store(true, Ordering::Relaxed);
 }
 
 /// The default network; the first call starts it.
@@ -194,7 +206,10 @@ fn make_namespace(place: &Path) -> io::Result<OwnedFd> {
 fn start_pasta(namespace: &Path, ready: &Path) -> io::Result<Child> {
     let mut command = Command::new("pasta");
     command.arg("--netns").arg(namespace).arg("--pid").arg(ready);
-    command.args(["--netns-only", "--no-netns-quit", "--foreground", "--quiet", "--config-net", "--no-map-gw", "--runas", "0"]);
+    command.args(["--netns-only", "--no-netns-quit", "--foreground", "--quiet", "--config-net", "--runas", "0"]);
+    if !REACH_HOST.load(Ordering::Relaxed) {
+        command.arg("--no-map-gw");
+    }
     // No ports of the host's loopback, and to it only those that were asked for.
     command.args(["-T", "none", "-U", "none", "--dns-forward", NAME_SERVER]);
     for (option, is_udp) in [("-t", false), ("-u", true)] {

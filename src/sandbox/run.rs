@@ -22,6 +22,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use super::{
     cgroup::{Group, Usage},
     enter::{self, Rung},
+    gateway,
     init::{self, Order},
     limits, network, oom,
     outcome::{Exit, Message, RunError},
@@ -112,8 +113,12 @@ fn run_with(
     // Removed after the step, which is declared later.
     let group = limits::apply(&mut spec);
     let chroot = enter::current() == Rung::Chroot;
+    if gateway::is_wanted(&spec.extra_hosts) {
+        network::reach_host();
+    }
     let network = if chroot { network::without_namespaces(&spec.network) } else { Ok(network::attachment(&spec.network)) };
     let network = network.map_err(RunError::Start)?;
+    gateway::resolve(&mut spec.extra_hosts, &network).map_err(RunError::Start)?;
     let one_id = enter::current() == Rung::Single || (spec.emulate_ids && enter::current() == Rung::Full);
     let mut step = Step::start(&Order { spec, network, one_id, chroot }, &group, terminal).map_err(RunError::Start)?;
     started(Pid::from_raw(i32::try_from(step.child.id()).unwrap_or(i32::MAX)));

@@ -24,7 +24,7 @@ pub struct Spec {
     pub mounts: Vec<Mount>,
     /// The host name inside.
     pub hostname: String,
-    /// More lines of /etc/hosts: name and address.
+    /// More lines of /etc/hosts: name and address, or `host-gateway` for this machine's.
     pub extra_hosts: Vec<(String, String)>,
     /// What the process can reach.
     pub network: Network,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::support::{Bed, Outcome};
+use crate::support::{Bed, Outcome, Page, Web};
 
 fn json(outcome: &Outcome) -> serde_json::Value {
     serde_json::from_str(&outcome.out).unwrap_or_else(|error| panic!("{error}:\n{outcome}"))
@@ -174,9 +174,11 @@ fn flags_of_run_steps_reach_them() {
     run(&["--ulimit", "nofiles=1"]).fails_with(2).says("did you mean nofile?");
     run(&["--ulimit", "nofile=3:2"]).fails_with(2).says("above the hard limit");
     run(&["--network", "nowhere"]).fails_with(2).says("default, none or host");
-    fs::write(bed.path("key"), "not a socket").unwrap();
+    run(&["--add-host", "db:nowhere"]).fails_with(2).says("is no IP address").says("host-gateway");
+    fs::write(bed.path("key"), "not a key").unwrap();
     fs::set_permissions(bed.path("key"), fs::Permissions::from_mode(0o600)).unwrap();
-    run(&["--ssh", "default=../key"]).fails_with(2).says("is not the socket of an agent");
+    run(&["--ssh", "default=../key"]).fails_with(2).says("../key: not a private key");
+    run(&["--ssh", "default=../missing"]).fails_with(1).says("../missing");
 }
 
 #[test]
@@ -205,4 +207,20 @@ fn warnings_and_the_error_mark_lines_of_a_merge_request() {
     bed.dockerfile("FROM scratch\nCOPPY a /\n");
     bed.build(&["--code-quality", "quality.json"]).fails();
     assert!(std::fs::read_to_string(top.join("quality.json")).unwrap().contains("unknown instruction"));
+}
+
+/// This machine is reached by a name, from the private network and where there is none.
+#[test]
+fn a_step_reaches_this_machine_where_that_was_asked_for() {
+    for bed in Bed::each_user() {
+        let web = Web::start();
+        web.page("/page", Page::of("from the machine itself"));
+        let url = web.url("/page").replace("127.0.0.1", "gate");
+        bed.dockerfile(&format!("FROM alpine\nRUN wget -q -O - {url}\n"));
+        bed.build(&["--no-cache", "--add-host", "gate:host-gateway"]).succeeds().says("from the machine itself");
+        bed.build(&["--no-cache", "--add-host", "gate:host-gateway", "--network", "host", "--allow", "network.host"])
+            .succeeds()
+            .says("from the machine itself");
+        bed.build(&["--no-cache"]).fails_with(1);
+    }
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::support::{Bed, Outcome, Page, Web, digest, tool};
+use crate::support::{Bed, Outcome, Page, Web, digest, skip, tool};
 
 const DATE: &str = "Wed, 21 Oct 2015 07:28:00 GMT";
 const DATE_SECONDS: i64 = 1_445_412_480;
@@ -299,6 +299,67 @@ fn a_context_by_the_git_protocol() {
     let _ = daemon.wait();
     built.succeeds();
     assert_eq!(text(&bed, "version"), "one");
+}
+
+/// A real sshd lets in who has the key. The key is in a file, and nothing else of the user's counts.
+#[test]
+fn repositories_by_ssh_with_a_key_from_a_file() {
+    let bed = Bed::caller();
+    let top = repository(&bed);
+    let generate = |name: &str, kind: &[&str]| {
+        tool(Command::new("ssh-keygen").args(["-q", "-N", "", "-f"]).arg(bed.path(name)).args(kind));
+        fs::read_to_string(bed.path(&format!("{name}.pub"))).unwrap()
+    };
+    let mut known = generate("host", &["-t", "ed25519"]);
+    let kinds: [&[&str]; 3] = [&["-t", "ed25519"], &["-t", "ecdsa", "-b", "384"], &["-t", "rsa", "-b", "2048"]];
+    let keys = kinds.iter().enumerate().map(|(at, kind)| generate(&format!("key{at}"), kind)).collect::<String>();
+    fs::write(bed.path("allowed"), keys).unwrap();
+    generate("stranger", &["-t", "ed25519"]);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut server = Command::new("/usr/sbin/sshd");
+    server.args(["-D", "-e", "-f", "/dev/null", "-p", &port.to_string()]);
+    for (name, value) in [
+        ("ListenAddress", "127.0.0.1".to_owned()),
+        ("HostKey", bed.path("host").display().to_string()),
+        ("AuthorizedKeysFile", bed.path("allowed").display().to_string()),
+        ("PidFile", "none".to_owned()),
+        ("StrictModes", "no".to_owned()),
+        ("PasswordAuthentication", "no".to_owned()),
+        ("UsePAM", "no".to_owned()),
+    ] {
+        server.arg("-o").arg(format!("{name}={value}"));
+    }
+    if nix::unistd::Uid::effective().is_root() {
+        fs::create_dir_all("/run/sshd").unwrap();
+    }
+    let mut server = match server.stderr(Stdio::null()).spawn() {
+        Ok(server) => server,
+        Err(error) => return skip(&format!("there is no sshd: {error}")),
+    };
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(server.try_wait().unwrap().is_none(), "sshd ended");
+    }
+    known = format!("[127.0.0.1]:{port} {known}");
+    fs::create_dir_all(bed.path("home/.ssh")).unwrap();
+    fs::write(bed.path("home/.ssh/known_hosts"), known).unwrap();
+    let user = tool(Command::new("id").arg("-un"));
+    let url = format!("ssh://{}@127.0.0.1:{port}{}", user.trim(), top.join("app.git").display());
+    bed.dockerfile(&format!("FROM scratch\nADD {url}#v1 /\n"));
+    let results: Vec<Outcome> =
+        ["default=../key0", "default=../key1", "default=../key2", "default=../stranger,../key1", "default=../stranger"]
+            .iter()
+            .map(|ssh| tree(&bed, &["--no-cache", "--ssh", ssh, "."]))
+            .collect();
+    let context = tree(&bed, &["--ssh", "default=../key0", &url]);
+    let _ = server.kill();
+    let _ = server.wait();
+    let (refused, granted) = results.split_last().unwrap();
+    for outcome in granted {
+        outcome.succeeds();
+    }
+    refused.fails_with(1).says("Permission denied");
+    context.succeeds();
+    assert_eq!(text(&bed, "version"), "two");
 }
 
 #[test]

@@ -108,7 +108,7 @@ pub fn plan(cli: &Cli, args: &PlanArgs) -> Result<ExitCode, Failure> {
     let policy = wanted(&args.build)?.first_form()?.policy;
     let mut request = request::request(&args.build, policy)?;
     let entered = services::enter(cli)?;
-    let options = environment::source_options(args.build.offline, &request.ssh, contexts::is_by_ssh(&args.build));
+    let options = environment::source_options(args.build.offline, &request.ssh, contexts::is_by_ssh(&args.build))?;
     let services = services::services(cli, &entered, options)?;
     let place = Place::here();
     // Only what has to be pulled is shown.

@@ -80,7 +80,7 @@ pub fn watch(cli: &Cli, args: &WatchArgs) -> Result<ExitCode, Failure> {
     let first = request::request(build, wanted(build)?.first_form()?.policy)?;
     let entered = services::enter(cli)?;
     container.check(entered.rung)?;
-    let options = environment::source_options(build.offline, &first.ssh, contexts::is_by_ssh(build));
+    let options = environment::source_options(build.offline, &first.ssh, contexts::is_by_ssh(build))?;
     let services = services::services(cli, &entered, options)?;
     let services = guarded::guard(services, build, &first);
     let runtime = services::runtime()?;

@@ -1,5 +1,9 @@
-//! Ssh agents for a step: a socket with the owner and mode that the mount asks for, forwarding to the agent.
-//! Unaware of the agent protocol.
+//! Ssh agents for a step: a socket with the owner and mode that the mount asks for, forwarding to the agent. That is the
+//! user's own, or [`agent`] with keys from files.
+
+mod agent;
+mod keys;
+mod wire;
 
 use std::{
     fs::Permissions,
@@ -12,28 +16,36 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
 };
 
 use tempfile::TempDir;
 
+pub use self::{
+    agent::Agent,
+    keys::{Key, KeyError},
+};
 use super::spec::{MountKind, Source, Spec};
 
 /// A listening socket in a private directory; dropped, both are gone.
 #[derive(Debug)]
-pub struct Proxy {
+pub struct Socket {
     directory: TempDir,
 }
 
 const SOCKET: &str = "agent";
 const STOP: &str = "stop";
 
-/// Replaces each ssh mount by a bind of a proxy's socket.
-pub fn start_proxies(spec: &mut Spec) -> io::Result<Vec<Proxy>> {
+/// Replaces each ssh mount by a bind of a socket that leads to its agent.
+pub(super) fn start_proxies(spec: &mut Spec) -> io::Result<Vec<Socket>> {
     let mut proxies = Vec::new();
     for mount in &mut spec.mounts {
         let MountKind::Ssh { agent, mode, uid, gid } = &mount.kind else { continue };
-        let proxy = Proxy::start(agent.clone(), *mode, (*uid, *gid), spec.scratch.as_deref())?;
+        let agent = agent.clone();
+        let proxy = Socket::open(*mode, (*uid, *gid), spec.scratch.as_deref(), move |client| {
+            let _ = forward(client, &agent);
+        })?;
         let source = Source::Directory(proxy.directory.path().to_owned());
         mount.kind = match spec.scratch {
             Some(_) => MountKind::Moved { source, subpath: SOCKET.into(), returns: true },
@@ -44,8 +56,14 @@ pub fn start_proxies(spec: &mut Spec) -> io::Result<Vec<Proxy>> {
     Ok(proxies)
 }
 
-impl Proxy {
-    fn start(agent: PathBuf, mode: u32, (uid, gid): (u32, u32), scratch: Option<&Path>) -> io::Result<Self> {
+impl Socket {
+    /// Listens, and answers each client in a thread of its own.
+    fn open(
+        mode: u32,
+        (uid, gid): (u32, u32),
+        scratch: Option<&Path>,
+        answer: impl Fn(UnixStream) + Send + Sync + 'static,
+    ) -> io::Result<Self> {
         let mut builder = tempfile::Builder::new();
         builder.prefix("rbuild-ssh-");
         let directory = match scratch {
@@ -63,12 +81,17 @@ impl Proxy {
         }
         std::fs::set_permissions(&path, Permissions::from_mode(mode))?;
         let stop = directory.path().join(STOP);
-        thread::Builder::new().name("ssh agent".into()).spawn(move || serve(&listener, &agent, &stop))?;
+        thread::Builder::new().name("ssh agent".into()).spawn(move || listen(&listener, &Arc::new(answer), &stop))?;
         Ok(Self { directory })
+    }
+
+    /// Where it is.
+    fn path(&self) -> PathBuf {
+        self.directory.path().join(SOCKET)
     }
 }
 
-impl Drop for Proxy {
+impl Drop for Socket {
     fn drop(&mut self) {
         let _ = std::fs::write(self.directory.path().join(STOP), "");
         // Wakes the thread, which then finds the mark.
@@ -77,14 +100,14 @@ impl Drop for Proxy {
     }
 }
 
-fn serve(listener: &UnixListener, agent: &Path, stop: &Path) {
+fn listen(listener: &UnixListener, answer: &Arc<impl Fn(UnixStream) + Send + Sync + 'static>, stop: &Path) {
     while let Ok((client, _)) = listener.accept() {
-        // The mark, or no directory any more: the step is over.
+        // The mark, or no directory any more: nobody needs us.
         if stop.exists() || !stop.parent().is_some_and(Path::exists) {
             return;
         }
-        let agent = agent.to_owned();
-        thread::spawn(move || forward(client, &agent));
+        let answer = answer.clone();
+        thread::spawn(move || answer(client));
     }
 }
 
