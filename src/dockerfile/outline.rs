@@ -4,7 +4,7 @@
 use super::expand::expand_word;
 use super::mount::MountKind;
 use super::position::LineIndex;
-use super::scope::{ArgInfo, Globals, StageGraph, StageScope, Surroundings, doc_comment, escape_of, target_index};
+use super::scope::{ArgInfo, Globals, Heritage, StageGraph, StageScope, Surroundings, doc_comment, escape_of, target_index};
 use super::tree::*;
 use base64::Engine as _;
 use serde::Serialize;
@@ -202,12 +202,20 @@ struct Captures {
     stages: Vec<Capture>,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Capture {
-    infos: BTreeMap<String, Rc<ArgInfo>>,
     used: BTreeSet<String>,
+    /// What is known of the ARGs that are used.
+    args: Vec<(String, Rc<ArgInfo>)>,
     secrets: Vec<(String, bool, Span)>,
     ssh: Vec<(String, bool, Span)>,
+    known: Known,
+}
+
+/// What goes on to the stages built on one.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    infos: BTreeMap<String, Rc<ArgInfo>>,
     scope: StageScope,
 }
 
@@ -223,32 +231,27 @@ impl Captures {
             names.push(name.text);
         }
         let mut captures = Self { graph: StageGraph::new(file, &names), stages: Vec::new() };
+        let mut heritage = Heritage::new(captures.graph.base.iter().copied());
         for (index, used) in used.into_iter().enumerate() {
-            let capture = captures.stage(file, index, used, around);
+            let of_base = captures.graph.base[index].and_then(|base| heritage.of(base));
+            let known = of_base.unwrap_or_else(|| Known { infos: around.globals.infos.clone(), ..Known::default() });
+            let mut capture = Capture { used, known, ..Capture::default() };
+            for instruction in captures.graph.instructions(file, index) {
+                capture.take(instruction, around);
+            }
+            capture.args = capture.all_used();
+            heritage.keep(index, std::mem::take(&mut capture.known));
             captures.stages.push(capture);
         }
         Ok(captures)
     }
 
-    fn stage(&self, file: &Dockerfile, index: usize, used: BTreeSet<String>, around: &Surroundings<'_>) -> Capture {
-        let mut capture = match self.graph.base[index] {
-            Some(base) => Capture { scope: self.stages[base].scope.clone(), infos: self.stages[base].infos.clone(), ..Capture::default() },
-            None => Capture { infos: around.globals.infos.clone(), ..Capture::default() },
-        };
-        capture.used = used;
-        for instruction in self.graph.instructions(file, index) {
-            capture.take(instruction, around);
-        }
-        capture
-    }
-
     fn args(&self, order: &[usize], lines: &LineIndex) -> Vec<Arg> {
         let mut args: Vec<Arg> = Vec::new();
-        let mut seen = BTreeSet::new();
+        let mut seen: BTreeSet<&String> = BTreeSet::new();
         for capture in order.iter().map(|index| &self.stages[*index]) {
-            for name in capture.all_used() {
-                let Some(info) = capture.infos.get(&name).filter(|_| seen.insert(name.clone())) else { continue };
-                let (value, description) = (info.value.clone(), info.description.clone());
+            for (name, info) in capture.args.iter().filter(|(name, _)| seen.insert(name)) {
+                let (name, value, description) = (name.clone(), info.value.clone(), info.description.clone());
                 args.push(Arg { name, description, value, location: Location::new(lines, info.span) });
             }
         }
@@ -262,22 +265,22 @@ impl Capture {
             InstructionKind::Arg(definitions) => {
                 for definition in definitions {
                     let name = definition.name.text.clone();
-                    let found = self.scope.evaluate(definition, around);
-                    self.scope.declare(definition, found.value.clone());
+                    let found = self.known.scope.evaluate(definition, around);
+                    self.known.scope.declare(definition, found.value.clone());
                     if !found.inherited {
                         let description = doc_comment(&instruction.comments, &name);
                         let value = found.value.unwrap_or_default();
                         let info = ArgInfo { value, description, refers_to: BTreeSet::new(), span: instruction.span };
-                        self.infos.insert(name.clone(), Rc::new(info));
+                        self.known.infos.insert(name.clone(), Rc::new(info));
                     }
                     self.used.insert(name);
                 }
             }
             InstructionKind::Env(pairs) => {
-                self.scope.set_env(pairs, around);
+                self.known.scope.set_env(pairs, around);
             }
             InstructionKind::Run(run) => {
-                for mount in self.scope.mounts(run, around.escape) {
+                for mount in self.known.scope.mounts(run, around.escape) {
                     let (list, id) = match mount.kind {
                         MountKind::Secret => (&mut self.secrets, mount.secret_id()),
                         MountKind::Ssh => (&mut self.ssh, mount.ssh_id().to_owned()),
@@ -293,15 +296,15 @@ impl Capture {
     }
 
     /// What is used, and what that refers to.
-    fn all_used(&self) -> BTreeSet<String> {
+    fn all_used(&self) -> Vec<(String, Rc<ArgInfo>)> {
         let mut all = BTreeSet::new();
         let mut open: Vec<&String> = self.used.iter().collect();
         while let Some(name) = open.pop() {
-            if all.insert(name.clone()) {
-                open.extend(self.infos.get(name).into_iter().flat_map(|info| &info.refers_to));
+            if all.insert(name) {
+                open.extend(self.known.infos.get(name).into_iter().flat_map(|info| &info.refers_to));
             }
         }
-        all
+        all.into_iter().filter_map(|name| Some((name.clone(), self.known.infos.get(name)?.clone()))).collect()
     }
 }
 

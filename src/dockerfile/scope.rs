@@ -34,12 +34,48 @@ impl Environment {
     }
 }
 
+impl Environment {
+    /// The names, in order.
+    pub(super) fn iter_names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
+    }
+}
+
 impl Lookup for Environment {
     fn get(&self, name: &str) -> Option<String> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
     }
     fn names(&self) -> Vec<String> {
         self.0.iter().map(|(name, _)| name.clone()).collect()
+    }
+}
+
+/// What stages hand down to those built on them: the last one to ask gets the thing itself, those before it a copy, and
+/// what nobody will ask for is dropped. So a long chain of stages costs no more than its instructions.
+#[derive(Debug)]
+pub struct Heritage<T> {
+    heirs: Vec<usize>,
+    kept: Vec<Option<T>>,
+}
+
+impl<T: Clone> Heritage<T> {
+    /// `bases` has for each stage the one that it is built on.
+    pub fn new(bases: impl IntoIterator<Item = Option<usize>>) -> Self {
+        let bases: Vec<Option<usize>> = bases.into_iter().collect();
+        let mut heirs = vec![0; bases.len()];
+        bases.iter().flatten().for_each(|base| heirs[*base] += 1);
+        Self { kept: bases.iter().map(|_| None).collect(), heirs }
+    }
+
+    /// What a stage built on `base` begins with; None when `base` was never kept.
+    pub fn of(&mut self, base: usize) -> Option<T> {
+        self.heirs[base] = self.heirs[base].saturating_sub(1);
+        if self.heirs[base] == 0 { self.kept[base].take() } else { self.kept[base].clone() }
+    }
+
+    /// What `stage` ends with.
+    pub fn keep(&mut self, stage: usize, state: T) {
+        self.kept[stage] = (self.heirs[stage] > 0).then_some(state);
     }
 }
 
@@ -311,5 +347,24 @@ pub(super) fn target_index(file: &Dockerfile, target: Option<&str>) -> Option<us
             let matches = |stage: &Stage| stage.name.as_ref().is_some_and(|name| name.text.to_lowercase() == target.to_lowercase());
             file.stages.iter().rposition(matches)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_heir_gets_the_thing_itself() {
+        let mut heritage = Heritage::new([None, Some(0), Some(0), Some(2)]);
+        let state = Rc::new(());
+        heritage.keep(0, state.clone());
+        drop(heritage.of(0).unwrap());
+        assert_eq!(Rc::strong_count(&state), 2, "one is still to come");
+        let last = heritage.of(0).unwrap();
+        assert_eq!(Rc::strong_count(&state), 2, "nothing was copied");
+        heritage.keep(3, last);
+        assert_eq!(Rc::strong_count(&state), 1, "nobody is built on 3");
+        assert_eq!(heritage.of(2), None);
     }
 }

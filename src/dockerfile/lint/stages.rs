@@ -5,7 +5,7 @@ use super::super::expand::{Expanded, Lookup, expand_word, expand_words};
 use super::super::glob::clean;
 use super::super::ports;
 use super::super::quote::go_quote;
-use super::super::scope::{Environment, Globals, StageGraph, StageScope, Surroundings, escape_of, target_index};
+use super::super::scope::{Environment, Globals, Heritage, StageGraph, StageScope, Surroundings, escape_of, target_index};
 use super::super::suggest::nearest;
 use super::super::tree::*;
 use super::{Base, Linter, Options, Rule, rules, sensitive};
@@ -38,16 +38,17 @@ pub(super) fn check(file: &Dockerfile, options: &Options<'_>, linter: &mut Linte
         target_index(file, options.target).map(|target| graph.reachable(target)).unwrap_or_default()
     };
     let around = Surroundings { escape: escape_of(file), globals: &globals, build_args: &options.build_args };
-    let mut done: BTreeMap<usize, StageState> = BTreeMap::new();
-    for index in reachable {
-        let mut state = match graph.base[index].and_then(|base| done.get(&base)) {
+    let built_on = |index: usize| graph.base[index].filter(|_| reachable.contains(&index));
+    let mut heritage: Heritage<StageState> = Heritage::new((0..file.stages.len()).map(built_on));
+    for index in reachable.iter().copied() {
+        let mut state = match graph.base[index].and_then(|base| heritage.of(base)) {
             Some(base) => base.inherited(),
             None => StageState::of_base(&base_names[index], options),
         };
         for instruction in graph.instructions(file, index) {
             StageLinter { around: &around, options, linter, instruction }.check(&mut state);
         }
-        done.insert(index, state);
+        heritage.keep(index, state);
     }
 }
 
@@ -98,6 +99,9 @@ fn check_from(file: &Dockerfile, stage: &Stage, globals: &Globals, options: &Opt
 }
 
 fn report_undeclared(expanded: &Expanded, stage: &Stage, globals: &Globals, linter: &mut Linter<'_>) {
+    if expanded.unmatched.is_empty() {
+        return;
+    }
     let mut known = globals.values.names();
     known.extend(globals.infos.keys().cloned());
     for name in expanded.unmatched.iter().filter(|name| !known.contains(name)) {
@@ -162,8 +166,8 @@ impl StageState {
     }
 
     /// For a stage built on this one: it may have a CMD of its own.
-    fn inherited(&self) -> Self {
-        Self { last: BTreeMap::new(), ..self.clone() }
+    fn inherited(self) -> Self {
+        Self { last: BTreeMap::new(), ..self }
     }
 }
 
@@ -213,7 +217,7 @@ impl StageLinter<'_, '_, '_> {
             expanded.unmatched.iter().filter(|name| !state.scope.declared.contains(*name) && !name.starts_with("BUILDKIT_SBOM_SCAN_"));
         for name in undeclared {
             let mut message = format!("Usage of undefined variable '${name}'");
-            if let Some(suggestion) = nearest(name, state.scope.environment.names()) {
+            if let Some(suggestion) = nearest(name, state.scope.environment.iter_names()) {
                 message += &format!(" (did you mean ${suggestion}?)");
             }
             self.warn(&rules::UNDEFINED_VAR, message);

@@ -79,6 +79,9 @@ fn arg(state: &mut StageState, definitions: &[ArgDefinition], span: Span, stages
             && !NOT_VARIABLES.contains(&name.as_str())
         {
             state.environment.set(name, value);
+            if state.variable_of_config(name).is_some() {
+                state.shadowed.insert(name.clone());
+            }
         }
         texts.push(match &value {
             Some(value) => format!("{name}={value}"),

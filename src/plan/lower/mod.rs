@@ -10,7 +10,7 @@ mod state;
 use std::collections::BTreeMap;
 
 use crate::{
-    dockerfile::{Diagnostic, Dockerfile, tree::InstructionKind},
+    dockerfile::{Diagnostic, Dockerfile, scope::Heritage, tree::InstructionKind},
     oci::ImageConfig,
     plan::{
         Bases, Input, Op, Options, Plan, Target, Vertex, VertexId,
@@ -21,9 +21,8 @@ use crate::{
 use state::{StageState, empty_config};
 
 /// What a node became.
-#[derive(Debug, Clone)]
 enum Lowered {
-    Stage(Box<StageState>),
+    Stage(StageState),
     Files(String),
 }
 
@@ -35,7 +34,10 @@ struct Lowerer<'a> {
     vertices: Vec<Vertex>,
     /// Vertices by what they stand on: twins have the same parent.
     by_parent: BTreeMap<Option<usize>, Vec<usize>>,
-    done: Vec<Option<Lowered>>,
+    /// What others take files from; None until it is lowered.
+    inputs: Vec<Option<Input>>,
+    /// What stages leave to those built on them.
+    heritage: Heritage<StageState>,
 }
 
 pub(super) fn lower(_dockerfile: &Dockerfile, options: &Options, bases: &Bases, stages: Stages) -> Result<Plan, Diagnostic> {
@@ -46,16 +48,31 @@ pub(super) fn lower(_dockerfile: &Dockerfile, options: &Options, bases: &Bases, 
         proxy_env: proxy_variables(&options.build_args),
         vertices: Vec::new(),
         by_parent: BTreeMap::new(),
-        done: vec![None; stages.nodes.len()],
+        inputs: vec![None; stages.nodes.len()],
+        heritage: Heritage::new(stages.nodes.iter().enumerate().map(|(index, node)| match node.ground {
+            Ground::Stage(base) if stages.reachable.contains(&NodeId(index)) => Some(base.0),
+            _ => None,
+        })),
     };
+    let mut target = None;
     // What is only named by --from has no instructions: it is there before any stage asks.
     for origin in [Origin::Name, Origin::Stage] {
         for id in stages.reachable.iter().filter(|id| stages.nodes[id.0].origin == origin) {
-            let lowered = lowerer.lower_node(*id)?;
-            lowerer.done[id.0] = Some(lowered);
+            lowerer.inputs[id.0] = Some(match lowerer.lower_node(*id)? {
+                Lowered::Files(name) => Input::Context(name),
+                Lowered::Stage(state) => {
+                    let root = state.root;
+                    if *id == stages.target {
+                        target = Some(state.clone());
+                    }
+                    lowerer.heritage.keep(id.0, state);
+                    Input::Vertex(root)
+                }
+            });
         }
     }
-    let target = lowerer.finish(stages.target)?;
+    let target = target.ok_or_else(|| Diagnostic::whole("the target is a context of files, not a stage"))?;
+    let target = lowerer.finish(stages.target, target);
     Ok(prune(Plan { vertices: lowerer.vertices, target }))
 }
 
@@ -82,7 +99,7 @@ impl Lowerer<'_> {
                 false => Diagnostic { span: fault.span.or(Some(command.instruction.span)), ..fault },
             })?;
         }
-        Ok(Lowered::Stage(Box::new(state)))
+        Ok(Lowered::Stage(state))
     }
 
     fn platform_of<'n>(&'n self, node: &'n Node) -> &'n crate::oci::Platform {
@@ -117,10 +134,7 @@ impl Lowerer<'_> {
     }
 
     fn input_of(&self, id: NodeId) -> Option<Input> {
-        match self.done[id.0].as_ref()? {
-            Lowered::Files(name) => Some(Input::Context(name.clone())),
-            Lowered::Stage(state) => Some(Input::Vertex(state.root)),
-        }
+        self.inputs[id.0].clone()
     }
 
     fn ignores_cache(&self, node: &Node) -> bool {
@@ -143,11 +157,8 @@ impl Lowerer<'_> {
         id
     }
 
-    fn finish(&self, target: NodeId) -> Result<Target, Diagnostic> {
-        let Some(Lowered::Stage(state)) = &self.done[target.0] else {
-            return Err(Diagnostic::whole("the target is a context of files, not a stage"));
-        };
-        let mut config: ImageConfig = state.config.clone();
+    fn finish(&self, target: NodeId, state: StageState) -> Target {
+        let mut config: ImageConfig = state.config;
         for (name, value) in &self.options.labels {
             config.config.labels.insert(name.clone(), value.clone());
         }
@@ -158,15 +169,7 @@ impl Lowerer<'_> {
         config.variant = platform.variant.clone();
         config.architecture = platform.architecture.clone();
         let name = self.stages.nodes[target.0].stage_name.clone();
-        Ok(Target {
-            name,
-            platform,
-            root: state.root,
-            config,
-            base: state.base.clone(),
-            history: state.history.clone(),
-            epoch: self.stages.epoch,
-        })
+        Target { name, platform, root: state.root, config, base: state.base, history: state.history, epoch: self.stages.epoch }
     }
 }
 

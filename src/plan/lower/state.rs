@@ -1,5 +1,7 @@
 //! What a stage is at one of its lines: config, variables, root filesystem, history.
 
+use std::collections::BTreeSet;
+
 use crate::{
     dockerfile::tree::Instruction,
     oci::{ImageConfig, Platform},
@@ -10,7 +12,7 @@ use crate::{
     },
 };
 
-use super::{Lowered, Lowerer};
+use super::Lowerer;
 use crate::dockerfile::{Diagnostic, redact::redact_words, tree::InstructionKind};
 
 /// PATH of an image that has none.
@@ -27,6 +29,8 @@ pub(super) struct StageState {
     pub history: Vec<HistoryEntry>,
     /// ARGs of the stage chain in order, for the history of RUN.
     pub args: Vec<(String, Option<String>)>,
+    /// Variables of the config over which an ARG of this stage stands.
+    pub shadowed: BTreeSet<String>,
     /// Whether this stage said CMD: ENTRYPOINT then leaves it alone.
     pub cmd_set: bool,
     stage_name: String,
@@ -44,6 +48,7 @@ impl StageState {
             base: None,
             history: Vec::new(),
             args: Vec::new(),
+            shadowed: BTreeSet::new(),
             cmd_set: false,
             stage_name: node.stage_name.clone(),
             steps_total: 0,
@@ -68,6 +73,11 @@ impl StageState {
         }
     }
 
+    /// A variable as the image has it.
+    pub fn variable_of_config(&self, name: &str) -> Option<&str> {
+        self.config.config.env.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
+    }
+
     /// Where relative paths start.
     pub fn cwd(&self) -> &str {
         if self.config.config.working_dir.is_empty() { "/" } else { &self.config.config.working_dir }
@@ -87,7 +97,8 @@ impl StageState {
                     InstructionKind::Run(_) | InstructionKind::Copy(_) | InstructionKind::Add(_) | InstructionKind::Workdir(_)
                 )
         };
-        self.steps_total = usize::from(matches!(node.ground, Ground::Image(_) | Ground::Files(_))) + commands.iter().filter(is_step).count();
+        self.steps_total =
+            usize::from(matches!(node.ground, Ground::Image(_) | Ground::Files(_))) + commands.iter().filter(is_step).count();
         self.steps_begun = 0;
         self.stage_name = node.stage_name.clone();
     }
@@ -160,15 +171,17 @@ impl Lowerer<'_> {
     }
 
     /// A stage on an earlier stage.
-    pub(super) fn on_stage(&self, node: &Node, base: NodeId) -> Result<StageState, Diagnostic> {
-        let Some(Lowered::Stage(base)) = &self.done[base.0] else {
-            return Err(Diagnostic::at(node.span, "the base stage was not lowered"));
-        };
-        let mut state = (**base).clone();
+    pub(super) fn on_stage(&mut self, node: &Node, base: NodeId) -> Result<StageState, Diagnostic> {
+        let base = self.heritage.of(base.0);
+        let mut state = base.ok_or_else(|| Diagnostic::at(node.span, "the base stage was not lowered"))?;
         state.config.config.on_build = Vec::new();
         state.cmd_set = false;
-        // The image's variables are set anew: an ARG that stood over one of them does so only in the stage that said it.
-        state.take_base_environment();
+        // The image's variables count again: an ARG that stood over one of them did so only in the stage that said it.
+        for name in std::mem::take(&mut state.shadowed) {
+            if let Some(value) = state.variable_of_config(&name).map(str::to_owned) {
+                state.environment.set(&name, &value);
+            }
+        }
         Ok(state)
     }
 
