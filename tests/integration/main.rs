@@ -8,6 +8,7 @@ mod builds;
 mod cache;
 mod cache_mounts;
 mod caches;
+mod cases;
 mod checks;
 mod collect;
 mod completions;
