@@ -193,3 +193,92 @@ fn targets_hold_for_their_corpus_and_for_mutations_of_it() {
         }
     }
 }
+
+/// What a target takes for 64 KB that were written to be slow: a second, and for a debug build ten.
+const PATIENCE_SECONDS: i64 = if cfg!(debug_assertions) { 10 } else { 1 };
+
+/// Inputs of 64 KB, per target.
+fn hostile(target: &str) -> Vec<Vec<u8>> {
+    const SIZE: usize = 64 << 10;
+    let filled = |start: &str, line: &dyn Fn(usize) -> String| {
+        let mut text = start.to_owned();
+        for number in 0.. {
+            let line = line(number);
+            if text.len() + line.len() > SIZE {
+                break;
+            }
+            text += &line;
+        }
+        text.into_bytes()
+    };
+    let repeated = |start: &str, piece: &str| filled(start, &|_| piece.to_owned());
+    match target {
+        "parse" => vec![
+            filled("FROM scratch AS s0\n", &|at| format!("FROM s{at} AS s{}\nENV E{at}=$E\n", at + 1)),
+            filled("FROM scratch AS s0\n", &|at| format!("FROM s{at} AS s{}\nARG E{at}\nLABEL l=$F{at}\n", at + 1)),
+            filled("FROM scratch AS s0\nONBUILD ENV A=b\n", &|at| format!("FROM s0 AS s{}\n", at + 1)),
+            filled("FROM scratch AS s0\n", &|at| format!("FROM scratch AS s{}\nCOPY --from=s{at} / /\n", at + 1)),
+            filled("", &|at| format!("ARG A{at}=$A{}\n", at.wrapping_sub(1))),
+            filled("FROM scratch\nENV", &|at| format!(" E{at}=${{E{at}:-x}}")),
+            repeated("FROM a\n", "ONBUILD "),
+            repeated("FROM a\nRUN ", "<<A "),
+            repeated("FROM a\n", "COPY <<A /\nA\n"),
+            repeated("FROM a\nRUN ", "\\\n"),
+            repeated("FROM a\nRUN ", "--mount=type=cache,target=/x "),
+            repeated("FROM a\nCMD ", "["),
+            repeated("FROM a\nLABEL a=", "\""),
+            repeated("FROM a\nLABEL ", "a=\\ "),
+            repeated("", "#\n"),
+        ],
+        "expand" => {
+            let long = "a".repeat(SIZE / 2);
+            vec![
+                repeated("0v\0", "${a:-"),
+                repeated("0v\0", "$a"),
+                repeated("0v\0", "\\"),
+                repeated("0v\0${a#", "*"),
+                format!("0{long}\0${{a//a*a*a*a*b/x}}").into_bytes(),
+                format!("0{long}\0${{a##*a*a*a*a*b}}").into_bytes(),
+                format!("0{long}\0${{a%%b*a*a*a*a*}}").into_bytes(),
+                repeated(&format!("0{}\0", &long[..1000]), "${a//a/b}"),
+            ]
+        }
+        "ignore" => vec![
+            repeated(&format!("{}\0", "a/".repeat(30)), "**/a/**/b\n"),
+            repeated(&format!("{}b\0", "a".repeat(4000)), "*a"),
+            repeated(&format!("{}\0", "a/".repeat(30)), "!**/a*a*a*b\n"),
+            repeated("a\0", "[a-"),
+        ],
+        "git_reference" => vec![
+            repeated("https://h/r.git?", "subdir=a&"),
+            repeated("https://h/r.git#", "../"),
+            repeated("git@h:", "a@b:"),
+            repeated("", "https://"),
+        ],
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn sixty_four_kilobytes_take_no_more_than_a_second() {
+    use nix::sys::{
+        resource::{UsageWho, getrusage},
+        time::TimeValLike,
+    };
+    let own_time = || {
+        let usage = getrusage(UsageWho::RUSAGE_THREAD).unwrap();
+        (usage.user_time() + usage.system_time()).num_milliseconds()
+    };
+    let mut slow = Vec::new();
+    for (name, body) in bodies::TARGETS {
+        for (number, data) in hostile(name).iter().enumerate() {
+            let before = own_time();
+            body(data);
+            let took = own_time() - before;
+            if took > PATIENCE_SECONDS * 1000 {
+                slow.push(format!("{name} {number}: {took} ms for {}..", String::from_utf8_lossy(&data[..60])));
+            }
+        }
+    }
+    assert!(slow.is_empty(), "{slow:#?}");
+}
