@@ -17,6 +17,7 @@ use crate::{
         provenance, quality, reproducible, request, services, shell, upkeep, write,
     },
     dockerfile::lint::Warning,
+    export::{self, FileDestination},
     oci::{Digest, Reference},
     registry::Client,
     sandbox::Cancel,
@@ -86,7 +87,7 @@ fn build_and_show(cli: &Cli, args: &BuildArgs, found: &mut Found) -> Result<Exit
     };
     if let Some(path) = &args.iidfile {
         let text = written.image_id.as_str();
-        export::write_file(path, text.as_bytes()).map_err(|error| Failure::new(build::chain(&error)))?;
+        export::write_file(FileDestination::Path(path.clone()), text.as_bytes()).map_err(|error| Failure::new(build::chain(&error)))?;
     }
     if let Some(path) = &args.metadata_file {
         written.write_metadata(path)?;

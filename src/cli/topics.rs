@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory};
 use crate::cli::{args::Cli, complete, failure::Failure};
 
 /// Topics and their texts.
-const TOPICS: [(&str, &str); 9] = [
+const TOPICS: [(&str, &str); 11] = [
     ("flags", FLAGS),
     ("caches", CACHES),
     ("outputs", OUTPUTS),

@@ -25,13 +25,6 @@ pub enum FileDestination {
     Stream(File),
 }
 
-/// Writes a small file like any other output: as a whole, and never through a link.
-pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut output = Output::open(FileDestination::Path(path.to_owned()))?;
-    output.write_all(bytes).at("write", path)?;
-    output.finish()
-}
-
 /// A destination being written.
 #[derive(Debug)]
 pub(super) struct Output {
@@ -46,7 +39,7 @@ enum Kind {
     Straight(File),
 }
 
-/// Writes a small file.
+/// Writes a small file like any other output: as a whole, and never through a link.
 pub fn write_file(destination: FileDestination, bytes: &[u8]) -> Result<()> {
     let mut output = Output::open(destination, &Meter::default())?;
     output.write_all(bytes).at("write", output.path())?;
@@ -123,7 +116,7 @@ mod tests {
     use super::*;
 
     fn write(path: &Path, text: &str) -> Result<()> {
-        write_file(path, text.as_bytes())
+        write_file(FileDestination::Path(path.to_owned()), text.as_bytes())
     }
 
     #[test]

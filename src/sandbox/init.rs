@@ -149,7 +149,7 @@ fn keep(control: &Control) -> Result<(), InitError> {
 
 /// A user whose ids exist is that user really: what they can't do needs no emulation.
 fn is_emulated(user: &User) -> bool {
-    user.uid == 0 || user.uid.max(user.gid) > enter::highest_id()
+    user.uid == 0 || user.uid.max(user.gid) > super::enter::highest_id()
 }
 
 fn unshare(spec: &Spec, network: &Attachment) -> Result<(), InitError> {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::Failure;
 use crate::{
     build::{Services, chain},
-    export,
+    export::{self, FileDestination},
     oci::{Descriptor, Digest, Reference, media_type},
 };
 
@@ -59,6 +59,6 @@ impl Written {
     pub fn write_metadata(&self, path: &Path) -> Result<(), Failure> {
         let mut text = serde_json::to_string_pretty(&self.metadata()).expect("a JSON value");
         text.push('\n');
-        export::write_file(path, text.as_bytes()).map_err(|error| Failure::new(chain(&error)))
+        export::write_file(FileDestination::Path(path.to_owned()), text.as_bytes()).map_err(|error| Failure::new(chain(&error)))
     }
 }
