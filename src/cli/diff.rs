@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, io::Write, process::ExitCode};
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     build::chain,
@@ -86,16 +86,20 @@ pub fn as_text(differences: &Differences) -> String {
 }
 
 fn as_json(differences: &Differences) -> String {
+    format!("{}\n", serde_json::to_string_pretty(&as_value(differences)).expect("a JSON value"))
+}
+
+/// Layers and lines count from 0, as in manifest and config.
+pub fn as_value(differences: &Differences) -> Value {
     let files = differences
         .files
         .iter()
         .map(|file| json!({ "path": file.path, "firstLayer": file.first_layer, "secondLayer": file.second_layer, "what": file.what }));
     let config = differences.config.iter().map(|(key, a, b)| json!({ "key": key, "first": a, "second": b }));
     let history = differences.history.iter().map(|(index, a, b)| json!({ "line": index, "first": a, "second": b }));
-    let value = json!({
+    json!({
         "files": files.collect::<Vec<_>>(),
         "config": config.collect::<Vec<_>>(),
         "history": history.collect::<Vec<_>>(),
-    });
-    format!("{}\n", serde_json::to_string_pretty(&value).expect("a JSON value"))
+    })
 }

@@ -1,9 +1,10 @@
 //! `rbuild verify`: builds an image again from what was written down when it was made, and says which files came out
 //! differently and why that may be.
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use clap::{Args, Parser};
+use serde_json::json;
 
 use crate::{
     build::chain,
@@ -15,8 +16,8 @@ use crate::{
         reproducible::{self, Call},
         services,
     },
-    export::{self, FileDifference},
-    oci::{Image, media_type},
+    export::{self, Differences, FileDifference},
+    oci::{Descriptor, Image, media_type},
     store::Store,
 };
 
@@ -28,6 +29,20 @@ const PLACES: [&str; 9] = ["type", "dest", "name", "push", "push-by-digest", "ta
 pub struct VerifyArgs {
     /// Image that was built here: a name, or a digest or its beginning
     pub image: String,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What came of building again.
+struct Verdict {
+    image: String,
+    expected: String,
+    found: String,
+    dockerfile_changed: bool,
+    times_compared: bool,
+    /// None where the digests are equal.
+    platforms: Vec<(String, Differences)>,
 }
 
 /// Builds again and compares. Exit code 1 if anything differs.
@@ -44,62 +59,111 @@ pub fn verify(cli: &Cli, args: &VerifyArgs) -> Result<ExitCode, Failure> {
     // Where the user namespace maps us to root everything of ours is reachable, wherever it is.
     let told = tempfile::NamedTempFile::new().map_err(|error| Failure::new(format!("cannot make a temporary file: {error}")))?;
     again.metadata_file = Some(told.path().to_owned());
+    // What is printed is the verdict alone.
+    again.quiet = false;
+    if again.progress == "quiet" {
+        again.progress = "auto".to_owned();
+    }
     build::build(cli, &again)?;
     let text = std::fs::read(told.path()).map_err(|error| Failure::new(format!("cannot read what was built: {error}")))?;
     let told: serde_json::Value =
         serde_json::from_slice(&text).map_err(|error| Failure::new(format!("cannot read what was built: {error}")))?;
-    let digest = told["containerimage.digest"].as_str().unwrap_or_default().to_owned();
-    // What is stated about the image says when, and is not the image.
-    if digest == call.image.as_ref().unwrap_or(&top.digest).as_str() {
-        println!("{} is reproduced: {digest}", args.image);
-        return Ok(ExitCode::SUCCESS);
-    }
-    let store = services::open_store(cli)?;
-    let repeated = digest.parse().ok().map(|digest| reproducible::recorded(&store, &digest)).transpose()?.flatten();
-    if repeated.is_some_and(|repeated| repeated.dockerfile != call.dockerfile) {
-        println!("the Dockerfile is no longer the one that {} was built from", args.image);
-    }
+    let found = told["containerimage.digest"].as_str().unwrap_or_default().to_owned();
     let has_fixed_times = again.reproducible || again.build_args.iter().any(|text| text.starts_with("SOURCE_DATE_EPOCH="));
-    println!("{} is {}, built again it is {digest}", args.image, top.digest);
+    let mut verdict = Verdict {
+        image: args.image.clone(),
+        // What is stated about the image says when, and is not the image.
+        expected: call.image.as_ref().unwrap_or(&top.digest).to_string(),
+        found,
+        dockerfile_changed: false,
+        times_compared: has_fixed_times,
+        platforms: Vec::new(),
+    };
+    if verdict.found != verdict.expected {
+        let store = services::open_store(cli)?;
+        let repeated = verdict.found.parse().ok().map(|digest| reproducible::recorded(&store, &digest)).transpose()?.flatten();
+        verdict.dockerfile_changed = repeated.is_some_and(|repeated| repeated.dockerfile != call.dockerfile);
+        verdict.platforms = differences(&store, &top, &verdict.found, has_fixed_times)?;
+    }
+    let text = if args.json { verdict.as_json() } else { verdict.as_text() };
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(ExitCode::from(u8::from(verdict.found != verdict.expected)))
+}
+
+/// Of each platform.
+fn differences(store: &Store, top: &Descriptor, found: &str, times: bool) -> Result<Vec<(String, Differences)>, Failure> {
+    let fail = |error: &dyn std::error::Error| Failure::new(chain(error));
     let platforms = match media_type::is_index(&top.media_type) {
         true => {
-            let index = store.index_blob(&top.digest).map_err(|error| Failure::new(chain(&error)))?;
-            index
-                .manifests
-                .into_iter()
-                .filter(|entry| !export::is_attestation(entry))
-                .filter_map(|entry| Some(entry.platform?.to_string()))
-                .map(Some)
-                .collect()
+            let index = store.index_blob(&top.digest).map_err(|error| fail(&error))?;
+            let images = index.manifests.into_iter().filter(|entry| !export::is_attestation(entry));
+            images.filter_map(|entry| Some(entry.platform?.to_string())).map(Some).collect()
         }
         false => vec![None],
     };
-    for platform in platforms {
-        let (_, first) = find::image(&store, top.digest.as_str(), platform.as_deref())?;
-        let (_, second) = find::image(&store, &digest, platform.as_deref())?;
-        print!("{}", differences(&store, &first, &second, has_fixed_times)?);
-    }
-    if !has_fixed_times {
-        println!("times were not compared: the image was built without --reproducible and without SOURCE_DATE_EPOCH");
-    }
-    Ok(ExitCode::from(1))
+    let compare = |platform: Option<String>| {
+        let (_, first) = find::image(store, top.digest.as_str(), platform.as_deref())?;
+        let (_, second) = find::image(store, found, platform.as_deref())?;
+        let list = |image: &Image| export::list(store, image, true).map_err(|error| fail(&error));
+        let found = export::compare((&first, &list(&first)?), (&second, &list(&second)?), times);
+        Ok((first.platform.to_string(), found))
+    };
+    platforms.into_iter().map(compare).collect()
 }
 
-fn differences(store: &Store, first: &Image, second: &Image, times: bool) -> Result<String, Failure> {
-    let list = |image: &Image| export::list(store, image, true).map_err(|error| Failure::new(chain(&error)));
-    let mut found = export::compare((first, &list(first)?), (second, &list(second)?), times);
-    let files = std::mem::take(&mut found.files);
-    let mut text = String::new();
-    for file in files {
-        let why = cause(&file);
-        found.files = vec![file];
-        let rest = (std::mem::take(&mut found.config), std::mem::take(&mut found.history));
-        text += diff::as_text(&found).trim_end();
-        (found.config, found.history) = rest;
-        text += &why.map(|why| format!("\n    likely: {why}\n")).unwrap_or_else(|| "\n".to_owned());
+impl Verdict {
+    fn as_text(&self) -> String {
+        let Self { image, expected, found, .. } = self;
+        if found == expected {
+            return format!("{image} is reproduced: {found}\n");
+        }
+        let mut text = String::new();
+        if self.dockerfile_changed {
+            text += &format!("the Dockerfile is no longer the one that {image} was built from\n");
+        }
+        text += &format!("{image} is {expected}, built again it is {found}\n");
+        for (platform, differences) in &self.platforms {
+            if self.platforms.len() > 1 {
+                text += &format!("{platform}:\n");
+            }
+            text += &with_causes(differences);
+        }
+        if !self.times_compared {
+            text += "times were not compared: the image was built without --reproducible and without SOURCE_DATE_EPOCH\n";
+        }
+        text
     }
-    found.files.clear();
-    Ok(text + &diff::as_text(&found))
+
+    fn as_json(&self) -> String {
+        let platform = |(platform, differences): &(String, Differences)| {
+            let mut value = diff::as_value(differences);
+            value["platform"] = json!(platform);
+            for (file, told) in differences.files.iter().zip(value["files"].as_array_mut().into_iter().flatten()) {
+                told["likely"] = json!(cause(file));
+            }
+            value
+        };
+        let value = json!({
+            "image": self.image,
+            "expected": self.expected,
+            "found": self.found,
+            "isReproduced": self.found == self.expected,
+            "dockerfileChanged": self.dockerfile_changed,
+            "timesCompared": self.times_compared,
+            "platforms": self.platforms.iter().map(platform).collect::<Vec<_>>(),
+        });
+        format!("{}\n", serde_json::to_string_pretty(&value).expect("a JSON value"))
+    }
+}
+
+/// Each file with its likely cause, then the rest.
+fn with_causes(differences: &Differences) -> String {
+    let mut text = String::new();
+    for file in &differences.files {
+        text += &diff::as_text(&Differences { files: vec![file.clone()], ..Differences::default() });
+        text += &cause(file).map(|why| format!("    likely: {why}\n")).unwrap_or_default();
+    }
+    text + &diff::as_text(&Differences { files: Vec::new(), ..differences.clone() })
 }
 
 /// The usual reasons, told by the name.

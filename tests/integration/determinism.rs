@@ -157,6 +157,11 @@ fn verify_names_the_files_that_come_out_differently() {
     bed.dockerfile("FROM alpine\nRUN mkdir -p /var/log && cat /proc/sys/kernel/random/uuid > /var/log/x.log\n")
         .image("bad", &["--reproducible"]);
     bed.run(&["verify", "bad"]).fails_with(1).says("/var/log/x.log: content").says("a log holds the time of the build");
+    let told = bed.run(&["verify", "--json", "bad"]);
+    let told: serde_json::Value = serde_json::from_str(&told.fails_with(1).out).unwrap_or_else(|error| panic!("{error}: {told}"));
+    let file = &told["platforms"][0]["files"][0];
+    assert_eq!((&told["isReproduced"], file["path"].as_str()), (&false.into(), Some("var/log/x.log")), "{told}");
+    assert!(file["likely"].as_str().unwrap().starts_with("a log"), "{told}");
     bed.run(&["verify", "good"]).fails_with(1).says("the Dockerfile is no longer the one");
 }
 
