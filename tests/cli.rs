@@ -88,7 +88,7 @@ impl Bed {
             (r#""\d{4}-\d\d-\d\dT[^"]*Z""#, r#""<time>""#),
             (r#""size_bytes":\d+"#, r#""size_bytes":<bytes>"#),
             (r"(?m)^ +<time>  \[.*\n", ""),
-            (r"(?m)^rung .*\n", ""),
+            (r"(?m)^(rung|network:) .*\n", ""),
         ];
         patterns.iter().fold(text, |text, (pattern, with)| Regex::new(pattern).unwrap().replace_all(&text, *with).into_owned())
     }

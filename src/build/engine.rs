@@ -481,6 +481,8 @@ impl Engine {
         let facts = self.definition_facts(id, &parent).await.ok()??;
         // That its layer may be gone doesn't change what it was.
         let record = self.record(&facts.key()).ok()??;
+        // A cache that this build writes has to say it too, or what copies from the stage would not be found by definition.
+        self.records[id.0].lock().expect("no holder panics").get_or_insert_with(|| (record.clone(), vec![facts.key()]));
         Some(parent.with_layer(&record.layer))
     }
 

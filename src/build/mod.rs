@@ -50,7 +50,7 @@ pub use lock::{Lock, lock};
 pub use materials::{Material, MaterialKind};
 pub use progress::{Event, OutputStream, Progress, Silent, StepId};
 pub use remote::{CacheEntry, RemoteCache};
-pub use report::{LayerReport, ResultReport, Hit, Report, StepReport, StepResult, Transfer};
+pub use report::{Hit, LayerReport, Report, ResultReport, StepReport, StepResult, Transfer};
 pub use request::{CacheMode, ContextSource, LayerPolicy, Outcome, PlatformOutcome, PullPolicy, Request, Services};
 pub use root::make_writable;
 pub use secrets::{MIN_BYTES as MIN_SECRET_BYTES, Secret, Secrets};

@@ -49,10 +49,16 @@ impl Engine {
             if matches!(vertex.op, Op::Image(_)) {
                 continue;
             }
-            let Some(Ok(realised)) = self.realised_vertex(id) else { continue };
-            let (Some(layer), Some((mut record, keys))) = (realised.stack.last(), self.noted_record(id)) else { continue };
+            let Some((mut record, keys)) = self.noted_record(id) else { continue };
             // Whoever takes the step has other secrets.
             record.searched.clear();
+            let realised = self.realised_vertex(id).and_then(|realised| realised.as_ref().ok());
+            let Some(layer) = realised.and_then(|realised| realised.stack.last()) else {
+                // Only looked up: its layer goes along where it is at hand.
+                record.blobs.retain(|(_, layer)| all && self.services.store.has_described(&layer.descriptor).unwrap_or(false));
+                entries.extend(keys.into_iter().map(|key| entry(key, &record, in_result)));
+                continue;
+            };
             if !(in_result || all) {
                 // What the step was, without its layer: who copies from its stage finds its own record by that.
                 record.blobs.clear();

@@ -144,7 +144,12 @@ impl Engine {
             return;
         }
         let this = self.clone();
-        let tell = move || TOLD.call_once(|| this.progress.event(Event::Note { step: None, text: &sandbox::network::in_words() }));
+        let tell = move || {
+            TOLD.call_once(|| {
+                let text = sandbox::network::in_words(&this.request.run_defaults.extra_hosts);
+                this.progress.event(Event::Note { step: None, text: &text });
+            });
+        };
         blocking(tell).await;
     }
 

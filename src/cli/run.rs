@@ -113,12 +113,7 @@ impl Options {
     }
 
     /// The container of an image, without a root filesystem yet.
-    pub fn spec(
-        &self,
-        config: &crate::oci::ContainerConfig,
-        command: &[String],
-        network: Network,
-    ) -> Result<Spec, Failure> {
+    pub fn spec(&self, config: &crate::oci::ContainerConfig, command: &[String], network: Network) -> Result<Spec, Failure> {
         let args = &self.args;
         let split = |text: &String| text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
         let mut env: Vec<(String, String)> = config.env.iter().filter_map(split).collect();

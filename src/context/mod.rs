@@ -24,10 +24,10 @@ mod temporary;
 #[cfg(test)]
 mod testing;
 
+pub use crate::dockerfile::redact::redact_url;
 pub use archive::{StreamContext, UnpackedContext, is_archive, newest_entry, read_stream, unpack};
 pub use caches::{CachedSource, cached_sources, remove_cached_source};
 pub use error::ContextError;
 pub use file_digests::{DigestCounts, FileDigest, FileDigests};
 pub use local::{DockerfileSource, LocalContext, SourceText, read_dockerfile_in};
-pub use crate::dockerfile::redact::redact_url;
 pub use temporary::TemporaryTree;

@@ -30,7 +30,13 @@ pub fn redact_url(url: &str) -> Cow<'_, str> {
 
 /// The text with every URL in it as [`redact_url`] shows it.
 pub fn redact_words(text: &str) -> String {
-    text.split_inclusive(char::is_whitespace).map(redact_url).collect()
+    let mut shown = String::with_capacity(text.len());
+    for piece in text.split_inclusive(char::is_whitespace) {
+        let word = piece.trim_end();
+        shown += &redact_url(word);
+        shown += &piece[word.len()..];
+    }
+    shown
 }
 
 fn redact_user(url: &str) -> Cow<'_, str> {

@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     enter::{self, Rung},
+    gateway,
     spec::Network,
 };
 use crate::sys::{mountns, process};
@@ -132,8 +133,11 @@ pub fn default_network() -> &'static DefaultNetwork {
     })
 }
 
-/// What steps reach by default, for people; the first call may start it.
-pub fn in_words() -> String {
+/// What steps reach by default, for people, `hosts` being what `--add-host` names; the first call may start it.
+pub fn in_words(hosts: &[(String, String)]) -> String {
+    if gateway::is_wanted(hosts) {
+        reach_host();
+    }
     if enter::current() < Rung::Single {
         return "network: the host's (no namespaces here)".to_owned();
     }

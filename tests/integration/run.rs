@@ -127,7 +127,7 @@ fn a_terminal_is_the_containers_own_with_its_size_keys_and_signals() {
         with_app(&bed);
         let mut command = bed.command(&["run", "-it", "-e", "PS1=ready> ", "app", "sh"]);
         command.env("TERM", "vt100");
-        let mut terminal = Pty::start(&command, 33, 77);
+        let mut terminal = Pty::start_as(bed.user, &command, 33, 77);
         terminal.wait_for("ready> ");
         terminal.press("stty size; tty; echo $TERM\r");
         terminal.wait_for("33 77\r\n/dev/pts/0\r\nvt100\r\n");

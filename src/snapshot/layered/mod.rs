@@ -80,7 +80,13 @@ impl LayeredRoot {
     pub fn new(upper: RootDir, lowers: Vec<Lower>) -> io::Result<Self> {
         let overlay = !lowers.is_empty();
         let upper = LayerDirectory::open(upper.as_fd())?;
-        Ok(Self { top: Directory::top(Some(upper), open_all(&lowers)?, overlay), overlay, writable: true, ownership: Ownership::Set, stop: None })
+        Ok(Self {
+            top: Directory::top(Some(upper), open_all(&lowers)?, overlay),
+            overlay,
+            writable: true,
+            ownership: Ownership::Set,
+            stop: None,
+        })
     }
 
     /// Makes the written layer's root look as the root below does: the merged one looks as its uppermost does.
@@ -90,7 +96,13 @@ impl LayeredRoot {
 
     /// A finished stack, topmost layer first; writing to it fails with EROFS. No layers at all is the empty tree.
     pub fn read_only(layers: Vec<Lower>) -> io::Result<Self> {
-        Ok(Self { top: Directory::top(None, open_all(&layers)?, true), overlay: true, writable: false, ownership: Ownership::Set, stop: None })
+        Ok(Self {
+            top: Directory::top(None, open_all(&layers)?, true),
+            overlay: true,
+            writable: false,
+            ownership: Ownership::Set,
+            stop: None,
+        })
     }
 
     /// A plain directory where whiteouts and overlay attributes mean nothing, to read from.

@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{Read, Write},
     os::fd::{AsFd, OwnedFd},
+    path::Path,
     process::{Child, Command},
     time::{Duration, Instant},
 };
@@ -13,6 +14,8 @@ use rustix::{
     pty::OpenptFlags,
     termios::Winsize,
 };
+
+use super::User;
 
 /// Nothing that a test waits for takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,14 +32,19 @@ pub struct Pty {
 }
 
 impl Pty {
-    /// Starts a program with a new terminal as its controlling one; setsid(1) takes it.
+    /// Starts a program of the caller's with a new terminal as its controlling one; setsid(1) takes it.
     pub fn start(command: &Command, rows: u16, columns: u16) -> Pty {
+        Self::start_as(User::Caller, command, rows, columns)
+    }
+
+    /// The same for a user: a command does not tell whose it is.
+    pub fn start_as(user: User, command: &Command, rows: u16, columns: u16) -> Pty {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master = rustix::pty::openpt(flags).unwrap();
         rustix::pty::grantpt(&master).unwrap();
         rustix::pty::unlockpt(&master).unwrap();
         let slave: OwnedFd = rustix::pty::ioctl_tiocgptpeer(&master, flags).unwrap();
-        let mut wrapped = Command::new("setsid");
+        let mut wrapped = user.command(Path::new("setsid"), Path::new("/"));
         wrapped.arg("--ctty").arg(command.get_program()).args(command.get_args()).env_clear();
         wrapped.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         if let Some(directory) = command.get_current_dir() {
