@@ -26,6 +26,9 @@ fn check(name: &str, actual: &str) {
     assert!(expected == actual, "{} differs (UPDATE=1 accepts), first in {differing:#?}\n--- actual\n{actual}", path.display());
 }
 
+/// Words of a command line, and variables set for it.
+type Run<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)]);
+
 /// A context and a store.
 struct Bed(tempfile::TempDir);
 
@@ -58,7 +61,7 @@ impl Bed {
     }
 
     /// Exit code, standard output and standard error of several runs, without what differs from run to run.
-    fn said(&self, runs: &[(&[&str], &[(&str, &str)])]) -> String {
+    fn said(&self, runs: &[Run<'_>]) -> String {
         let mut text = String::new();
         for (words, variables) in runs {
             let mut command = self.command(words);

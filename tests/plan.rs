@@ -80,7 +80,7 @@ fn options(case: &Path) -> Options {
     let platform: rbuild::oci::Platform = "linux/amd64".parse().unwrap();
     let mut options = Options { target_platform: platform.clone(), build_platform: platform, ..Options::default() };
     let path = case.join("options");
-    for line in path.exists().then(|| read(&path)).unwrap_or_default().lines() {
+    for line in std::fs::read_to_string(&path).unwrap_or_default().lines() {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         let pair = || rest.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())).expect("NAME=VALUE");
         let mut context = |kind| {

@@ -172,7 +172,7 @@ pub struct Services {
 }
 
 impl Services {
-    /// What a process needs to build in `store` where it stands after [`crate::sandbox::enter`]: a thread for each core,
+    /// What a process needs to build in `store` where it stands after [`crate::sandbox::enter()`]: a thread for each core,
     /// emulators from nowhere, no cache elsewhere. Raises the process's limit of open files.
     pub fn new(store: Store, client: Client, entered: &Entered, sources: SourceOptions) -> std::io::Result<Self> {
         let threads = std::thread::available_parallelism().map_or(1, |count| count.get());

@@ -72,7 +72,8 @@ fn is_program(content: &mut dyn Read) -> io::Result<bool> {
 
 /// A hard link has the content of another name, which may be one that says nothing: package managers link from their stores.
 fn add_links(store: &Store, image: &Image, listing: &Listing, inventory: &mut Inventory) -> Result<()> {
-    let mut wanted: BTreeMap<(usize, Vec<u8>), Vec<(String, Format)>> = BTreeMap::new();
+    // By layer and name of what they lead to.
+    let mut wanted = BTreeMap::<(usize, Vec<u8>), Vec<_>>::new();
     for (path, file) in &listing.files {
         let EntryKind::HardLink { target } = &file.kind else { continue };
         let Ok(path) = std::str::from_utf8(path) else { continue };

@@ -80,13 +80,11 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
+/// What the blob went to, the blob, and what its descriptor must say of it.
+pub type Written<W> = (W, LayerBlob, Annotations);
+
 /// Writes the entries of a tar as an eStargz blob; gives what its descriptor must say of it.
-pub fn write_estargz<R: Read, W: Write>(
-    tar: &mut TarReader<R>,
-    sink: W,
-    level: u32,
-    pool: &CompressPool,
-) -> io::Result<(W, LayerBlob, Annotations)> {
+pub fn write_estargz<R: Read, W: Write>(tar: &mut TarReader<R>, sink: W, level: u32, pool: &CompressPool) -> io::Result<Written<W>> {
     let mut writer = Writer { out: LayerWriter::new(sink, Compression::Gzip(level), pool)?, entries: Vec::new() };
     let landmark = plain_file(NO_PREFETCH_LANDMARK, LANDMARK_CONTENT.len() as u64);
     writer.add(&landmark, &mut &LANDMARK_CONTENT[..])?;
@@ -105,7 +103,7 @@ pub fn write_estargz_of<T: Send, W: Write>(
     sink: W,
     level: u32,
     pool: &CompressPool,
-) -> io::Result<(T, io::Result<(W, LayerBlob, Annotations)>)> {
+) -> io::Result<(T, io::Result<Written<W>>)> {
     let (reader, pipe) = io::pipe()?;
     std::thread::scope(|scope| {
         let producer = scope.spawn(move || produce(io::BufWriter::with_capacity(1 << 16, pipe)));

@@ -42,7 +42,13 @@ impl Store {
         if !self.has_described(descriptor)? {
             return Err(StoreError::MissingBlob { digest: descriptor.digest.clone() });
         }
-        self.edit_index(|entries| names.iter().fold(false, |changed, name| set_name(entries, name, descriptor) || changed))?;
+        self.edit_index(|entries| {
+            let mut changed = false;
+            for name in names {
+                changed |= set_name(entries, name, descriptor);
+            }
+            changed
+        })?;
         Ok(())
     }
 

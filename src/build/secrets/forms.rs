@@ -80,7 +80,7 @@ fn add_all_forms(value: &[u8], form: Form, all: &mut Vec<(Form, Vec<u8>)>) {
     all.extend(url_encodings(shown).into_iter().filter(|text| text != shown).map(|text| (Form::Url, text)));
     if let Ok(text) = std::str::from_utf8(shown) {
         let quoted = serde_json::to_string(text).expect("a string has a JSON form");
-        all.push((Form::Json, quoted[1..quoted.len() - 1].as_bytes().to_vec()));
+        all.push((Form::Json, quoted.as_bytes()[1..quoted.len() - 1].to_vec()));
     }
 }
 

@@ -213,7 +213,7 @@ mod tests {
         for index in 0..9_usize {
             for row in 0..=index % 3 {
                 let number = graph.steps.len() + 1;
-                let takes_from = graph.steps.iter().filter(|step: &&Step| (step.step * 7 + number) % 5 == 0).map(|step| step.step);
+                let takes_from = graph.steps.iter().filter(|step: &&Step| (step.step * 7 + number).is_multiple_of(5)).map(|step| step.step);
                 let takes_from = takes_from.filter(|from| graph.steps[from - 1].stage != format!("s{index}")).collect();
                 let parent = (row > 0).then_some(number - 1);
                 graph.steps.push(Step {

@@ -56,8 +56,8 @@ impl Load<'_> {
             return Err(Failure::new(chain(&ExportError::DockerNeedsOnePlatform)).with_hint("--load takes one --platform"));
         }
         let mut absent = Vec::new();
-        for into in [Self::into_docker, Self::into_podman, Self::into_nerdctl, Self::into_containerd] {
-            match into(self) {
+        for load in [Self::to_docker, Self::to_podman, Self::to_nerdctl, Self::to_containerd] {
+            match load(self) {
                 Ok(taken) => return Ok(taken),
                 Err(Refusal::Failed(failure)) => return Err(failure),
                 Err(Refusal::Absent(why)) => absent.push(why),
@@ -70,7 +70,7 @@ impl Load<'_> {
             .with_hint("write a file instead: -o type=docker,dest=image.tar"))
     }
 
-    fn into_docker(&self) -> Result<String, Refusal> {
+    fn to_docker(&self) -> Result<String, Refusal> {
         let docker = |words: &[&str]| {
             let mut command = Command::new("docker");
             command.args(self.context.iter().flat_map(|context| ["--context", context])).args(words);
@@ -96,7 +96,7 @@ impl Load<'_> {
     }
 
     /// Lends it our blobs for as long as it reads them: it asks for those that it lacks.
-    fn into_podman(&self) -> Result<String, Refusal> {
+    fn to_podman(&self) -> Result<String, Refusal> {
         let podman = |words: &[&str]| {
             let mut command = Command::new("podman");
             command.envs(rootless()).args(words);
@@ -125,7 +125,7 @@ impl Load<'_> {
         Ok("podman has it, and read what it lacked".to_owned())
     }
 
-    fn into_nerdctl(&self) -> Result<String, Refusal> {
+    fn to_nerdctl(&self) -> Result<String, Refusal> {
         let nerdctl = |words: &[&str]| {
             let mut command = Command::new("nerdctl");
             command.args(words);
@@ -135,7 +135,7 @@ impl Load<'_> {
         self.send("nerdctl", || nerdctl(&["load"]), BTreeSet::new(), export::write_docker_archive)
     }
 
-    fn into_containerd(&self) -> Result<String, Refusal> {
+    fn to_containerd(&self) -> Result<String, Refusal> {
         let ctr = |words: &[&str]| {
             let mut command = Command::new("ctr");
             command.args(words);

@@ -22,7 +22,7 @@ use state::{StageState, empty_config};
 
 /// What a node became.
 enum Lowered {
-    Stage(StageState),
+    Stage(Box<StageState>),
     Files(String),
 }
 
@@ -63,9 +63,9 @@ pub(super) fn lower(_dockerfile: &Dockerfile, options: &Options, bases: &Bases, 
                 Lowered::Stage(state) => {
                     let root = state.root;
                     if *id == stages.target {
-                        target = Some(state.clone());
+                        target = Some((*state).clone());
                     }
-                    lowerer.heritage.keep(id.0, state);
+                    lowerer.heritage.keep(id.0, *state);
                     Input::Vertex(root)
                 }
             });
@@ -99,7 +99,7 @@ impl Lowerer<'_> {
                 false => Diagnostic { span: fault.span.or(Some(command.instruction.span)), ..fault },
             })?;
         }
-        Ok(Lowered::Stage(state))
+        Ok(Lowered::Stage(Box::new(state)))
     }
 
     fn platform_of<'n>(&'n self, node: &'n Node) -> &'n crate::oci::Platform {

@@ -133,17 +133,17 @@ mod tests {
         }
         let agent = Agent::with_keys(keys);
         fs::write(path("message"), "what is signed").unwrap();
-        for at in 0..kinds.len() {
+        for (at, kind) in kinds.iter().enumerate() {
             let public = path(&format!("key{at}.pub"));
             let mut sign = Command::new("ssh-keygen");
             sign.args(["-Y", "sign", "-n", "test", "-f"]).arg(&public).arg(path("message")).env("SSH_AUTH_SOCK", agent.socket().unwrap());
-            assert!(sign.output().unwrap().status.success(), "{:?}", kinds[at]);
+            assert!(sign.output().unwrap().status.success(), "{kind:?}");
             let allowed = format!("me {}", fs::read_to_string(&public).unwrap());
             fs::write(path("allowed"), allowed).unwrap();
             let mut verify = Command::new("ssh-keygen");
             verify.args(["-Y", "verify", "-I", "me", "-n", "test", "-s"]).arg(path("message.sig")).arg("-f").arg(path("allowed"));
             verify.stdin(fs::File::open(path("message")).unwrap());
-            assert!(verify.output().unwrap().status.success(), "{:?}", kinds[at]);
+            assert!(verify.output().unwrap().status.success(), "{kind:?}");
             fs::remove_file(path("message.sig")).unwrap();
         }
         let directory = agent.socket().unwrap().parent().unwrap().to_owned();

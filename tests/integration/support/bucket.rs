@@ -33,7 +33,12 @@ impl Buckets {
             None => line.contains("not found").then_some(None),
         });
         std::thread::spawn(move || log.for_each(drop));
-        Some(Buckets { address: address??, _alive: child.stdin.take().unwrap(), _child: child })
+        let Some(address) = address.flatten() else {
+            // Its standard input is closed by that: it ends.
+            let _ = child.wait();
+            return None;
+        };
+        Some(Buckets { address, _alive: child.stdin.take().unwrap(), _child: child })
     }
 
     /// `http://127.0.0.1:PORT`.
