@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 
 use yaml_rust2::{Yaml, YamlLoader};
 
-use crate::support::{Bed, Outcome, Page, Registry, Web, binary, checkout, skip, tool};
+use crate::support::{Bed, Container, Outcome, Page, Registry, Web, binary, checkout, tool};
 
 fn recipe(name: &str) -> Yaml {
     let text = fs::read_to_string(checkout().join("examples/ci").join(name)).unwrap();
@@ -18,15 +18,21 @@ struct Job<'a> {
     expressions: Vec<(&'static str, String)>,
     environment: Vec<(String, String)>,
     path: String,
-    /// What stands in front of the shell.
-    standing: Vec<String>,
+    /// What the service puts the shell into.
+    container: Option<Container>,
 }
 
 impl<'a> Job<'a> {
     fn new(bed: &'a Bed) -> Self {
         bed.file("Dockerfile", "FROM alpine\nRUN id -u > /who\nCOPY f /\n").file("f", "f\n");
         let path = format!("{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", bed.path("programs").display());
-        Self { bed, expressions: Vec::new(), environment: Vec::new(), path, standing: Vec::new() }
+        Self { bed, expressions: Vec::new(), environment: Vec::new(), path, container: None }
+    }
+
+    /// In a container that shares the test's files.
+    fn inside(self, container: Container) -> Self {
+        let container = container.share(&self.bed.path(""));
+        Self { container: Some(container), ..self }
     }
 
     /// With rbuild in the path, as the job's image has it.
@@ -62,11 +68,14 @@ impl<'a> Job<'a> {
     }
 
     fn shell(&self, words: &[&str], script: &str) -> Outcome {
-        let words: Vec<&str> = self.standing.iter().map(String::as_str).chain(words.iter().copied()).chain([script]).collect();
         let mut command = self.bed.user.command(Path::new(words[0]), &self.bed.path("home"));
-        command.args(&words[1..]).current_dir(self.bed.path("context")).env("PATH", &self.path).env("RBUILD_STORE", self.bed.store());
+        command.args(&words[1..]).arg(script).current_dir(self.bed.path("context"));
+        command.env("PATH", &self.path).env("RBUILD_STORE", self.bed.store());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        Outcome::of(command)
+        Outcome::of(match &self.container {
+            Some(container) => container.wrap(&command),
+            None => command,
+        })
     }
 
     /// One step of a workflow or an action, in the service's shell. What it adds to the path is there for the next.
@@ -134,7 +143,7 @@ fn the_github_workflow_builds_as_the_runners_user() {
 
 #[test]
 fn the_forgejo_action_builds_and_tells_the_digest() {
-    let bed = Bed::caller();
+    let (bed, Some(container)) = (Bed::caller(), Container::plain()) else { return };
     let registry = Registry::stand_in().address();
     let action = recipe("forgejo/action.yml");
     let workflow = recipe("forgejo/workflow.yml");
@@ -151,7 +160,7 @@ fn the_forgejo_action_builds_and_tells_the_digest() {
     for (input, ..) in &given {
         assert!(!action["inputs"][*input].is_badvalue() && !uses["with"][*input].is_badvalue(), "{input}");
     }
-    let mut job = Job::new(&bed).with_rbuild();
+    let mut job = Job::new(&bed).with_rbuild().inside(container);
     job.expressions = given.into_iter().map(|(_, expression, value)| (expression, value)).collect();
     job.expressions.push(("inputs.context", action["inputs"]["context"]["default"].as_str().unwrap().to_owned()));
     job.set("GITHUB_ACTIONS", "true");
@@ -172,7 +181,9 @@ fn the_gitlab_job_builds_and_a_second_runner_takes_its_steps() {
     let job_text = &recipe("gitlab.yml")["image"];
     let name = repository(&bed, "gitlab");
     for runner in ["one", "two"] {
-        let mut job = Job::new(&bed).with_rbuild();
+        // The docker executor's: root without namespaces and mounts.
+        let Some(container) = Container::plain() else { return };
+        let mut job = Job::new(&bed).with_rbuild().inside(container);
         for (variable, value) in [
             ("CI", "true"),
             ("GITLAB_CI", "true"),
@@ -204,25 +215,24 @@ fn the_gitlab_job_builds_and_a_second_runner_takes_its_steps() {
 
 #[test]
 fn the_kubernetes_job_builds_under_restricted_pod_security() {
-    let bed = Bed::caller();
-    if !nix::unistd::Uid::effective().is_root() {
-        return skip("only root can give a process the standing of a pod");
-    }
+    let (bed, Some(container)) = (Bed::caller(), Container::plain()) else { return };
     let registry = Registry::stand_in().address();
     let pod = &recipe("kubernetes.yaml")["spec"]["template"]["spec"];
-    let container = &pod["containers"][0];
+    let recipe = &pod["containers"][0];
     // What restricted asks for (Pod Security Standards).
     assert_eq!(pod["securityContext"]["runAsNonRoot"].as_bool(), Some(true));
     assert!(matches!(pod["securityContext"]["seccompProfile"]["type"].as_str(), Some("RuntimeDefault" | "Localhost")));
-    assert_eq!(container["securityContext"]["allowPrivilegeEscalation"].as_bool(), Some(false));
-    assert_eq!(container["securityContext"]["capabilities"]["drop"][0].as_str(), Some("ALL"));
+    assert_eq!(recipe["securityContext"]["allowPrivilegeEscalation"].as_bool(), Some(false));
+    assert_eq!(recipe["securityContext"]["capabilities"]["drop"][0].as_str(), Some("ALL"));
     let (user, group) = (pod["securityContext"]["runAsUser"].as_i64().unwrap(), pod["securityContext"]["runAsGroup"].as_i64().unwrap());
 
     let name = format!("{registry}/{}", repository(&bed, "kubernetes"));
     let work = bed.path("out/work");
     fs::create_dir_all(&work).unwrap();
-    let mut job = Job::new(&bed).with_rbuild();
-    for variable in container["env"].as_vec().unwrap() {
+    // The profile of the recipe lets namespaces through.
+    let pod = container.restricted(u32::try_from(user).unwrap()).unfiltered();
+    let mut job = Job::new(&bed).with_rbuild().inside(pod);
+    for variable in recipe["env"].as_vec().unwrap() {
         let value = match variable["name"].as_str().unwrap() {
             "CONTEXT" => bed.path("context").display().to_string(),
             "IMAGE" => name.clone(),
@@ -235,17 +245,7 @@ fn the_kubernetes_job_builds_under_restricted_pod_security() {
     for path in [bed.path("context"), work, bed.path("home")] {
         tool(Command::new("chown").arg("-R").arg(format!("{user}:{group}")).arg(path));
     }
-    let standing = [
-        "setpriv",
-        &format!("--reuid={user}"),
-        &format!("--regid={group}"),
-        "--clear-groups",
-        "--bounding-set=-all",
-        "--inh-caps=-all",
-        "--no-new-privs",
-    ];
-    job.standing = standing.map(str::to_owned).to_vec();
-    let words: Vec<&str> = container["command"].as_vec().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
-    job.shell(&words, container["args"][0].as_str().unwrap()).succeeds().says("single");
+    let words: Vec<&str> = recipe["command"].as_vec().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+    job.shell(&words, recipe["args"][0].as_str().unwrap()).succeeds().says("single");
     assert!(pushed(&name).starts_with("sha256:"));
 }
