@@ -77,7 +77,7 @@ pub fn report(cli: &Cli, args: &ReportArgs) -> Result<ExitCode, Failure> {
     let shown = Shown {
         critical: path.iter().map(|step| step.step).collect(),
         critical_pack: packed.map(|step| step.step),
-        critical_ms: path.iter().map(|step| worked_ms(step)).sum::<u64>() + packed.map_or(0, |step| packed_ms(step) - end_ms(step)),
+        critical_ms: critical_ms(&path, packed),
         why: report.steps.iter().filter_map(|step| Some((step.step, step.why.as_ref()?.lines()))).collect(),
         layers: layers(&store, &report)?,
         report,
@@ -110,10 +110,26 @@ fn packed_ms(step: &StepReport) -> u64 {
     step.pack_started_ms.map_or(0, |began| began + step.pack_ms).max(end_ms(step))
 }
 
-/// How long a step kept those that need it waiting, pulls of its base included.
+/// When something of a step began, the pull of its base included.
+fn began_ms(step: &StepReport) -> u64 {
+    step.transfers.iter().map(|transfer| transfer.started_ms).chain([step.started_ms]).min().unwrap_or(0)
+}
+
+/// How long a step kept those that need it waiting.
 fn worked_ms(step: &StepReport) -> u64 {
-    let began = step.transfers.iter().map(|transfer| transfer.started_ms).min().unwrap_or(step.started_ms).min(step.started_ms);
-    end_ms(step).saturating_sub(began)
+    end_ms(step).saturating_sub(began_ms(step))
+}
+
+/// The time that a path covers, and the packing after it: what two steps did at once (one prepares while its input ends)
+/// counts once.
+fn critical_ms(path: &[&StepReport], packed: Option<&StepReport>) -> u64 {
+    let (mut spent, mut covered) = (0, 0);
+    for step in path {
+        let (began, end) = (began_ms(step).max(covered), end_ms(step).max(covered));
+        spent += end.saturating_sub(began);
+        covered = end;
+    }
+    spent + packed.map_or(0, |step| packed_ms(step) - end_ms(step))
 }
 
 /// The chain of steps that ended last: each waited for the one before it longer than for any other.
@@ -201,6 +217,15 @@ mod tests {
         let steps = [packed, step(2, &[1], 100, 50)];
         let path: Vec<usize> = critical_path(&steps).iter().map(|step| step.step).collect();
         assert_eq!((path, packed_ms(&steps[0])), (vec![1], 1000));
+    }
+
+    #[test]
+    fn time_that_two_steps_share_counts_once_and_waiting_counts_not_at_all() {
+        let steps = [step(1, &[], 0, 100), step(2, &[1], 60, 100), step(3, &[2], 200, 50)];
+        let path: Vec<&StepReport> = steps.iter().collect();
+        assert_eq!(critical_ms(&path, None), 210);
+        let packed = StepReport { pack_started_ms: Some(250), pack_ms: 30, ..step(3, &[2], 200, 50) };
+        assert_eq!(critical_ms(&path, Some(&packed)), 240);
     }
 
     #[test]
