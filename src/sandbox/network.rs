@@ -12,11 +12,7 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{
-        OnceLock,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
+    sync::{OnceLock, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -71,8 +67,6 @@ static DEFAULT: OnceLock<DefaultNetwork> = OnceLock::new();
 
 static PUBLISHED: OnceLock<Vec<Published>> = OnceLock::new();
 
-static REACH_HOST: AtomicBool = AtomicBool::new(false);
-
 /// Makes a directory: its path, and what it goes with.
 pub type MakeDirectory = Box<dyn Fn() -> io::Result<(PathBuf, Box<dyn Send>)> + Send + Sync>;
 
@@ -120,14 +114,15 @@ pub fn publish(ports: Vec<Published>) {
     let _ = PUBLISHED.set(ports);
 }
 
-/// Lets steps reach this machine at the gateway's address. To be said before [`default_network`] is asked for.
-pub(super) fn reach_host() {
-    REACH_HOST.store(true, Ordering::Relaxed);
-}
-
 /// The default network; the first call starts it.
 pub fn default_network() -> &'static DefaultNetwork {
-    DEFAULT.get_or_init(|| match start() {
+    default_network_for(&[])
+}
+
+/// The same for steps that know `hosts` (`--add-host`): the first call decides whether they reach this machine at the
+/// gateway's address.
+fn default_network_for(hosts: &[(String, String)]) -> &'static DefaultNetwork {
+    DEFAULT.get_or_init(|| match start(gateway::is_wanted(hosts)) {
         Ok(namespace) => DefaultNetwork::Private { namespace },
         Err(error) => DefaultNetwork::Host { reason: error.to_string() },
     })
@@ -135,24 +130,21 @@ pub fn default_network() -> &'static DefaultNetwork {
 
 /// What steps reach by default, for people, `hosts` being what `--add-host` names; the first call may start it.
 pub fn in_words(hosts: &[(String, String)]) -> String {
-    if gateway::is_wanted(hosts) {
-        reach_host();
-    }
     if enter::current() < Rung::Single {
         return "network: the host's (no namespaces here)".to_owned();
     }
-    match default_network() {
+    match default_network_for(hosts) {
         DefaultNetwork::Private { .. } => "network: private, through pasta".to_owned(),
         DefaultNetwork::Host { reason } => format!("network: the host's ({reason}); see `rbuild doctor`"),
     }
 }
 
-/// What a step's wish means on this machine.
-pub(super) fn attachment(network: &Network) -> Attachment {
+/// What a step's wish means on this machine, `hosts` being what `--add-host` names.
+pub(super) fn attachment(network: &Network, hosts: &[(String, String)]) -> Attachment {
     match network {
         Network::Host => Attachment::Host,
         Network::None => Attachment::Empty,
-        Network::Default => match default_network() {
+        Network::Default => match default_network_for(hosts) {
             DefaultNetwork::Host { .. } => Attachment::Host,
             DefaultNetwork::Private { namespace } => {
                 Attachment::Join(PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd())))
@@ -170,9 +162,9 @@ pub(super) fn without_namespaces(network: &Network) -> io::Result<Attachment> {
 }
 
 /// Starts pasta from a thread that stays: pasta is tied to the thread that started it, and must not end with a worker.
-fn start() -> io::Result<OwnedFd> {
+fn start(reaches_host: bool) -> io::Result<OwnedFd> {
     let (tell, told) = mpsc::channel();
-    thread::Builder::new().name("network".into()).spawn(move || match connect() {
+    thread::Builder::new().name("network".into()).spawn(move || match connect(reaches_host) {
         Ok((namespace, mut pasta)) => {
             let _ = tell.send(Ok(namespace));
             let _ = pasta.wait();
@@ -183,7 +175,7 @@ fn start() -> io::Result<OwnedFd> {
 }
 
 /// Makes the namespace and connects it.
-fn connect() -> io::Result<(OwnedFd, Child)> {
+fn connect(reaches_host: bool) -> io::Result<(OwnedFd, Child)> {
     let (directory, _held) = directory()?;
     let place = directory.join("net");
     // A thread of its own: it cannot come back into a network namespace that belongs to the host.
@@ -192,7 +184,7 @@ fn connect() -> io::Result<(OwnedFd, Child)> {
     let ready = directory.join("ready");
     rustix::fs::mknodat(CWD, &ready, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
     let ready_reader = rustix::fs::open(&ready, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
-    let started = start_pasta(&place, &ready).and_then(|pasta| wait_until_ready(pasta, &ready_reader));
+    let started = start_pasta(&place, &ready, reaches_host).and_then(|pasta| wait_until_ready(pasta, &ready_reader));
     // It has what it needs; nothing stays behind on disk.
     rustix::mount::unmount(&place, rustix::mount::UnmountFlags::DETACH)?;
     Ok((namespace, started?))
@@ -207,11 +199,11 @@ fn make_namespace(place: &Path) -> io::Result<OwnedFd> {
     Ok(File::open(OWN)?.into())
 }
 
-fn start_pasta(namespace: &Path, ready: &Path) -> io::Result<Child> {
+fn start_pasta(namespace: &Path, ready: &Path, reaches_host: bool) -> io::Result<Child> {
     let mut command = Command::new("pasta");
     command.arg("--netns").arg(namespace).arg("--pid").arg(ready);
     command.args(["--netns-only", "--no-netns-quit", "--foreground", "--quiet", "--config-net", "--runas", "0"]);
-    if !REACH_HOST.load(Ordering::Relaxed) {
+    if !reaches_host {
         command.arg("--no-map-gw");
     }
     // No ports of the host's loopback, and to it only those that were asked for.

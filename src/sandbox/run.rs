@@ -113,10 +113,8 @@ fn run_with(
     // Removed after the step, which is declared later.
     let group = limits::apply(&mut spec);
     let chroot = enter::current() == Rung::Chroot;
-    if gateway::is_wanted(&spec.extra_hosts) {
-        network::reach_host();
-    }
-    let network = if chroot { network::without_namespaces(&spec.network) } else { Ok(network::attachment(&spec.network)) };
+    let network =
+        if chroot { network::without_namespaces(&spec.network) } else { Ok(network::attachment(&spec.network, &spec.extra_hosts)) };
     let network = network.map_err(RunError::Start)?;
     gateway::resolve(&mut spec.extra_hosts, &network).map_err(RunError::Start)?;
     let one_id = enter::current() == Rung::Single || (spec.emulate_ids && enter::current() == Rung::Full);
