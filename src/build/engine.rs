@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -89,8 +89,10 @@ pub struct Engine {
     in_result: BTreeSet<VertexId>,
     realised: Vec<OnceCell<Result<Realised, BuildError>>>,
     identities: Vec<OnceCell<Option<ResultId>>>,
-    /// The record that each realised vertex has, and the keys it stands under.
+    /// The record that each realised or looked-up vertex has, and the keys it stands under.
     records: Vec<KnownRecord>,
+    /// Whether some step leaves files that need emulation, once a RUN asks.
+    pub(super) leaves_unreal_files: OnceLock<bool>,
     /// Content digests of inputs, by vertex and name of the fact.
     contents: Mutex<BTreeMap<(VertexId, String), ContentCell>>,
     /// What those digests were made of.
@@ -107,12 +109,7 @@ type ContentCell = Arc<OnceCell<Result<String, BuildError>>>;
 
 impl Engine {
     pub fn new(plan: Plan, bases: ResolvedBases, world: World, first_step: usize) -> Arc<Self> {
-        let mut in_result = BTreeSet::new();
-        let mut next = plan.target.root;
-        while let Some(id) = next {
-            in_result.insert(id);
-            next = plan.vertices[id.0].parent;
-        }
+        let in_result = chain_of_target(&plan).collect();
         let realised = plan.vertices.iter().map(|_| OnceCell::new()).collect();
         let identities = plan.vertices.iter().map(|_| OnceCell::new()).collect();
         let records = plan.vertices.iter().map(|_| Mutex::default()).collect();
@@ -135,6 +132,7 @@ impl Engine {
             realised,
             identities,
             records,
+            leaves_unreal_files: OnceLock::new(),
             contents,
             listings: Mutex::default(),
             facts: Mutex::default(),
@@ -148,8 +146,7 @@ impl Engine {
 
     /// What made each new layer of the target, bottom first.
     fn steps_of_layers(&self) -> Vec<String> {
-        let vertex = |id: VertexId| &self.plan.vertices[id.0];
-        let chain = std::iter::successors(self.plan.target.root.map(vertex), |above| above.parent.map(vertex));
+        let chain = chain_of_target(&self.plan).map(|id| &self.plan.vertices[id.0]);
         let mut names: Vec<String> = chain.filter(|vertex| !matches!(vertex.op, Op::Image(_))).map(|vertex| vertex.name.clone()).collect();
         names.reverse();
         names
@@ -547,6 +544,11 @@ impl Engine {
         let text = "waiting for another build that runs this step";
         lease(&self.services.store, key, || self.progress.event(Event::Note { step: Some(self.step(id)), text })).await
     }
+}
+
+/// The vertices that the target stands on, top first.
+fn chain_of_target(plan: &Plan) -> impl Iterator<Item = VertexId> + '_ {
+    std::iter::successors(plan.target.root, |id| plan.vertices[id.0].parent)
 }
 
 /// The stages that an operation reads beside its parent.

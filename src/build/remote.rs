@@ -53,21 +53,17 @@ impl Engine {
             // Whoever takes the step has other secrets.
             record.searched.clear();
             let realised = self.realised_vertex(id).and_then(|realised| realised.as_ref().ok());
-            let Some(layer) = realised.and_then(|realised| realised.stack.last()) else {
-                // Only looked up: its layer goes along where it is at hand.
-                record.blobs.retain(|(_, layer)| all && self.services.store.has_described(&layer.descriptor).unwrap_or(false));
-                entries.extend(keys.into_iter().map(|key| entry(key, &record, in_result)));
-                continue;
-            };
-            if !(in_result || all) {
+            match realised.and_then(|realised| realised.stack.last()) {
                 // What the step was, without its layer: who copies from its stage finds its own record by that.
-                record.blobs.clear();
-                entries.extend(keys.into_iter().map(|key| entry(key, &record, in_result)));
-                continue;
-            }
-            let blob = self.blob(id, layer).await?;
-            if !record.blobs.iter().any(|(policy, _)| *policy == self.request.layers) {
-                record.blobs.push((self.request.layers, blob));
+                _ if !(in_result || all) => record.blobs.clear(),
+                Some(layer) => {
+                    let blob = self.blob(id, layer).await?;
+                    if !record.blobs.iter().any(|(policy, _)| *policy == self.request.layers) {
+                        record.blobs.push((self.request.layers, blob));
+                    }
+                }
+                // Only looked up: its layer goes along where it is at hand.
+                None => record.blobs.retain(|(_, layer)| self.services.store.has_described(&layer.descriptor).unwrap_or(false)),
             }
             entries.extend(keys.into_iter().map(|key| entry(key, &record, in_result)));
         }

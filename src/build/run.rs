@@ -133,8 +133,8 @@ impl Engine {
     /// as they are written down.
     fn needs_emulation(&self, op: &RunOp) -> bool {
         let highest = sandbox::highest_id();
-        let leaves = |op: &Op| leaves_unreal_files(op, highest);
-        words(op).any(|word| is_unmapped(word, highest)) || self.plan.vertices.iter().any(|vertex| leaves(&vertex.op))
+        let any_leaves = || self.plan.vertices.iter().any(|vertex| leaves_unreal_files(&vertex.op, highest));
+        *self.leaves_unreal_files.get_or_init(any_leaves) || words(op).any(|word| is_unmapped(word, highest))
     }
 
     /// Says what steps can reach, once: when the first one that runs asks for the default network.

@@ -100,19 +100,9 @@ fn add_links(store: &Store, image: &Image, listing: &Listing, inventory: &mut In
 mod tests {
     use super::*;
     use crate::{
-        export::testing::{entry, image, store},
-        oci::{Descriptor, DiffId, Layer, media_type, tar::TarWriter},
+        export::testing::{image, layer, store},
+        oci::Layer,
     };
-
-    fn layer(store: &Store, entries: &[(&str, EntryKind, &str)]) -> Layer {
-        let mut tar = TarWriter::new(Vec::new());
-        for (path, kind, text) in entries {
-            tar.append(&entry(path, kind.clone(), text.len()), &mut text.as_bytes()).unwrap();
-        }
-        let tar = tar.finish().unwrap();
-        let digest = store.put_blob(&tar).unwrap();
-        Layer { descriptor: Descriptor::new(media_type::OCI_LAYER, digest.clone(), tar.len() as u64), diff_id: DiffId(digest) }
-    }
 
     fn names(store: &Store, layers: Vec<Layer>) -> Vec<String> {
         let mut image = image(store, "linux/amd64", &[]);

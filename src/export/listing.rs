@@ -199,20 +199,7 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        export::testing::{entry, image, store},
-        oci::{Descriptor, DiffId, media_type, tar::TarWriter},
-    };
-
-    fn layer(store: &Store, entries: &[(&str, EntryKind, &str)]) -> Layer {
-        let mut tar = TarWriter::new(Vec::new());
-        for (path, kind, text) in entries {
-            tar.append(&entry(path, kind.clone(), text.len()), &mut text.as_bytes()).unwrap();
-        }
-        let tar = tar.finish().unwrap();
-        let digest = store.put_blob(&tar).unwrap();
-        Layer { descriptor: Descriptor::new(media_type::OCI_LAYER, digest.clone(), tar.len() as u64), diff_id: DiffId(digest) }
-    }
+    use crate::export::testing::{image, layer, store};
 
     #[test]
     fn what_later_layers_hide_is_wasted() {

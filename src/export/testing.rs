@@ -23,9 +23,24 @@ pub(super) fn entry(path: &str, kind: EntryKind, size: usize) -> Entry {
     Entry { path: path.into(), kind, mode, uid: 0, gid: 0, mtime, size: size as u64, xattrs: Vec::new() }
 }
 
+/// A layer of these entries, not compressed: path, kind and content of each.
+pub(super) fn layer(store: &Store, entries: &[(&str, EntryKind, &str)]) -> Layer {
+    let tar = tar(entries);
+    let digest = store.put_blob(&tar).unwrap();
+    Layer { descriptor: Descriptor::new(media_type::OCI_LAYER, digest.clone(), tar.len() as u64), diff_id: DiffId(digest) }
+}
+
+fn tar(entries: &[(&str, EntryKind, &str)]) -> Vec<u8> {
+    let mut tar = TarWriter::new(Vec::new());
+    for (path, kind, text) in entries {
+        tar.append(&entry(path, kind.clone(), text.len()), &mut text.as_bytes()).unwrap();
+    }
+    tar.finish().unwrap()
+}
+
 /// An image with a layer for each text: one file, named and filled by it, gzipped.
 pub(super) fn image(store: &Store, platform: &str, texts: &[&str]) -> Image {
-    let layers: Vec<Layer> = texts.iter().map(|text| layer(store, text)).collect();
+    let layers: Vec<Layer> = texts.iter().map(|text| packed(store, text)).collect();
     let platform: Platform = platform.parse().unwrap();
     let mut config = ImageConfig {
         created: Some("2024-05-06T07:08:09Z".to_owned()),
@@ -39,10 +54,8 @@ pub(super) fn image(store: &Store, platform: &str, texts: &[&str]) -> Image {
     Image { platform, config, layers }
 }
 
-fn layer(store: &Store, text: &str) -> Layer {
-    let mut tar = TarWriter::new(Vec::new());
-    tar.append(&entry(text, EntryKind::File, text.len()), &mut text.as_bytes()).unwrap();
-    let tar = tar.finish().unwrap();
+fn packed(store: &Store, text: &str) -> Layer {
+    let tar = tar(&[(text, EntryKind::File, text)]);
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     gzip.write_all(&tar).unwrap();
     let bytes = gzip.finish().unwrap();
