@@ -3,25 +3,13 @@
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::support::{Bed, Page, Web};
+use crate::support::{Bed, Page, Web, noise};
 
 /// What `rbuild du --json` counts.
 fn total(bed: &Bed) -> u64 {
     let usage: serde_json::Value = serde_json::from_str(&bed.run(&["du", "--json"]).succeeds().out).unwrap();
     let objects = usage["objects"].as_array().unwrap().iter().map(|object| object["bytes"].as_u64().unwrap()).sum::<u64>();
     objects + usage["other_bytes"].as_u64().unwrap()
-}
-
-/// Bytes that do not compress.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x2545_f491_4f6c_dd1d) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 24) as u8
-    };
-    (0..length).map(|_| next()).collect()
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::support::{Bed, FakeRegistry, Image, Layer, Reply, User, tool};
+use crate::support::{Bed, FakeRegistry, Image, Layer, Reply, User, noise, tool};
 
 /// Kills per phase; three phases make the thirty that we ask for.
 const KILLS: u64 = 10;
@@ -42,7 +42,7 @@ fn bed() -> Bed {
 
 #[test]
 fn killed_in_a_pull() {
-    let noise = noise(8 << 20);
+    let noise = noise(1, 8 << 20);
     let image = Image::with_busybox([Layer::new().program("noise", &noise), Layer::new().file("note", "whole\n")]);
     // A slow registry, so that every kill meets an open transfer.
     let slow = move |request: &crate::support::Request| {
@@ -81,24 +81,11 @@ fn killed_in_a_run() {
 #[test]
 fn killed_in_an_export() {
     let bed = bed();
-    bed.dockerfile("FROM alpine\nCOPY noise /\n").file("noise", noise(24 << 20));
+    bed.dockerfile("FROM alpine\nCOPY noise /\n").file("noise", noise(1, 24 << 20));
     bed.build(&[]).succeeds();
     kill_builds(&bed, &["-t", "app", "-o", "type=oci,dest=../out/app.tar", "-o", "type=image"], Duration::from_millis(50));
     let archive = format!("oci-archive:{}", bed.path("out/app.tar").display());
     tool(std::process::Command::new("skopeo").args(["inspect", &archive]));
     let left: Vec<_> = fs::read_dir(bed.path("out")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 1, "half archives are left: {left:?}");
-}
-
-/// Bytes that do not compress, the same every time.
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 24) as u8
-    })
-    .take(length)
-    .collect()
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{Bed, FakeRegistry, Image, Layer, Request, tool};
+use crate::support::{Bed, FakeRegistry, Image, Layer, Request, noise, tool};
 
 /// Waits until something is so; a test that waits for ever says for what.
 #[track_caller]
@@ -116,18 +116,6 @@ fn runs_with(store: &str) -> bool {
     })
 }
 
-/// Bytes that do not compress.
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 24) as u8
-    };
-    (0..length).map(|_| next()).collect()
-}
-
 fn hang(request: &Request, is_it: impl Fn(&Request) -> bool) {
     if is_it(request) {
         std::thread::sleep(Duration::from_secs(20));
@@ -170,7 +158,7 @@ fn interrupted_while_the_context_is_read() {
 #[test]
 fn interrupted_in_a_copy_in_packing_and_in_an_export() {
     for bed in Bed::each_user() {
-        bed.dockerfile("FROM alpine\nCOPY big /big\n").file("big", noise(40 << 20));
+        bed.dockerfile("FROM alpine\nCOPY big /big\n").file("big", noise(1, 40 << 20));
         let to = ["-t", "app", "-o", "type=oci,dest=../out/app.tar", "-o", "type=image"];
         let all = [&["--no-cache"], &to[..]].concat();
         interrupt(&bed, &all, |text| text.contains("COPY big"));
@@ -203,7 +191,7 @@ fn interrupted_in_a_push() {
         hang(request, |request| request.method != "GET" && request.path.contains("/blobs/uploads"));
         (request.method == "HEAD").then(|| crate::support::Reply::error(404, "BLOB_UNKNOWN"))
     });
-    bed.registries(&registry.configuration()).dockerfile("FROM scratch\nCOPY f /f\n").file("f", noise(100_000));
+    bed.registries(&registry.configuration()).dockerfile("FROM scratch\nCOPY f /f\n").file("f", noise(1, 100_000));
     let name = format!("{}/pushed", registry.address());
     assert!(interrupt(&bed, &["-t", &name, "--push"], |_| registry.seen().iter().any(|request| request.path.contains("/blobs/uploads"))));
 }

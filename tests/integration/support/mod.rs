@@ -34,6 +34,18 @@ pub fn tool(command: &mut Command) -> String {
     out.into_owned()
 }
 
+/// Bytes that do not compress, always the same for a seed.
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x2545_f491_4f6c_dd1d) | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 24) as u8
+    };
+    std::iter::repeat_with(next).take(length).collect()
+}
+
 /// Whether a test may go on without `what`. Under tests/run everything is there, so that nothing is skipped silently.
 pub fn skip(what: &str) {
     assert!(std::env::var_os("RBUILD_TEST_REQUIRE").is_none(), "{what}");
