@@ -1,6 +1,6 @@
 //! Caches in S3, in a real server.
 
-use crate::support::{Bed, Buckets};
+use crate::support::{Bed, Buckets, KEY};
 
 /// A build whose result is another each time it runs, with a layer that is sent in several parts.
 const STAGES: &str =
@@ -9,8 +9,8 @@ const STAGES: &str =
 fn bucket(bed: &Bed, server: &Buckets) -> (String, String) {
     let name = bed.path("").file_name().unwrap().to_string_lossy().to_lowercase().replace('.', "-");
     server.make(&name);
-    let place = format!("type=s3,bucket={name},region=us-east-1,endpoint_url={},use_path_style=true,prefix=ci/", server.endpoint());
-    (name, format!("{place},access_key_id=us,secret_access_key=0f-us-al0ne"))
+    let place = format!("type=s3,bucket={name},region=us-east-1,endpoint_url={},use_path_style=true,prefix=ci/", server.door());
+    (name, format!("{place},access_key_id={},secret_access_key={}", KEY.0, KEY.1))
 }
 
 #[test]
@@ -37,6 +37,25 @@ fn another_store_takes_all_steps_from_a_bucket() {
     let third = Bed::caller();
     third.dockerfile(STAGES).build(&["-t", "app", "--cache-from", &place]).succeeds().says("building without it");
     assert_ne!(third.digest("app"), first.digest("app"), "bytes that are wrong are a miss");
+}
+
+/// What the door lets through is signed as AWS's own client signs it: whatever the names, and with a session's token.
+#[test]
+fn what_is_asked_of_a_bucket_is_signed() {
+    let Some(server) = Buckets::stand_in() else { return };
+    let bed = Bed::caller();
+    let (_, place) = bucket(&bed, server);
+    bed.dockerfile("FROM scratch\nCOPY Dockerfile /\n");
+    for name in ["plain", "a b+c~d*e(f)=g", "ü%41", "main@1:2/x"] {
+        for (number, token) in ["", ",session_token=abc/def+ghi=="].into_iter().enumerate() {
+            let place = format!("{place}{token},name={number}{name}");
+            bed.build(&["--cache-to", &place]).succeeds();
+            bed.build(&["--no-cache", "--cache-from", &place]).succeeds().does_not_say("is not used");
+        }
+    }
+    let forged = place.replace(KEY.1, "0f-n0b0dy");
+    bed.build(&["--cache-from", &forged]).succeeds().says("is not used").says("privileges").does_not_say("0f-n0b0dy");
+    bed.build(&["--cache-to", &forged]).fails().says("privileges").does_not_say("0f-n0b0dy");
 }
 
 #[test]

@@ -13,7 +13,7 @@ mod user;
 mod web;
 
 pub use bed::{Bed, Outcome, checkout};
-pub use bucket::Buckets;
+pub use bucket::{Buckets, KEY};
 pub use container::{Container, shell};
 pub use fake::{FakeRegistry, Reply, Request};
 pub use image::{Image, Layer, digest};
