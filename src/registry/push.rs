@@ -118,7 +118,7 @@ impl Client {
     /// The manifests that refer to `digest` (OCI referrers); of `artifact_type` only, if given. An empty index where
     /// there are none.
     pub async fn referrers(&self, reference: &Reference, digest: &Digest, artifact_type: Option<&str>) -> Result<Index, Error> {
-        let mut index = match self.get_json::<Index>(reference, &format!("referrers/{digest}")).await {
+        let mut index = match self.listed_referrers(reference, digest).await {
             // A registry without the API keeps the list under a tag made of the digest.
             Err(Error::NotFound { .. }) => match self.resolve(&reference.with_tag(&digest.as_str().replace(':', "-"))).await {
                 Ok(resolved) => serde_json::from_slice(&resolved.bytes).map_err(|error| malformed(&resolved.host, error))?,
@@ -130,10 +130,23 @@ impl Client {
                 },
                 Err(error) => return Err(error),
             },
-            other => other?.0,
+            other => other?,
         };
         if let Some(wanted) = artifact_type {
             index.manifests.retain(|descriptor| descriptor.artifact_type.as_deref() == Some(wanted));
+        }
+        Ok(index)
+    }
+
+    /// All pages of what the registry lists by itself.
+    async fn listed_referrers(&self, reference: &Reference, digest: &Digest) -> Result<Index, Error> {
+        let path = format!("referrers/{digest}");
+        let (mut index, mut next) = self.get_json::<Index>(reference, &path).await?;
+        while let Some(query) = next {
+            let (page, after) = self.get_json::<Index>(reference, &format!("{path}?{query}")).await?;
+            // An empty page with a successor would go on for ever.
+            next = after.filter(|_| !page.manifests.is_empty());
+            index.manifests.extend(page.manifests);
         }
         Ok(index)
     }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{Bed, Registry, tool};
+use crate::support::{Bed, Registry, Server, checkout, tool};
 
 const MANIFESTS: &str = "Accept: application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json";
 const SECRET: &str = "s3cr3t-of-nobody-else";
@@ -126,6 +126,35 @@ fn a_push_has_provenance_unless_it_is_refused_and_only_once() {
     bed.build(&[&["-t", &other, "--provenance=false"], &PUSH[..]].concat()).succeeds();
     let tags = json(&repository, "tags/list");
     assert_eq!(tags["tags"], serde_json::json!(["latest"]));
+}
+
+#[test]
+fn a_registry_that_lists_referrers_gets_no_tag_for_them() {
+    let registry = Registry::stand_in();
+    let script = checkout().join("tests/integration/referring.py");
+    let door = Server::start("python3 \"$@\"", &[script.to_str().unwrap(), registry.address()]).expect("there is Python");
+    let bed = bed(Bed::caller());
+    bed.registries(&format!("{}\n[[registry]]\nlocation = \"{}\"\ninsecure = true\n", registry.configuration(), door.address));
+    let repository = name(&bed).1;
+    let app = format!("{}/{repository}", door.address);
+    // What the second one finds it does not write again; the third one makes more than fit on a page.
+    for wanted in [&[][..], &[], &["--sbom", "--provenance=mode=max"], &[]] {
+        bed.build(&[&["-t", &app], wanted, &PUSH[..]].concat()).succeeds();
+    }
+    let mut path = format!("/v2/{repository}/referrers/{}", digest_of(&bed));
+    let mut listed = Vec::new();
+    loop {
+        let answer = tool(Command::new("curl").args(["-sSfi", &format!("http://{}{path}", door.address)]));
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let page: Value = serde_json::from_str(body).unwrap();
+        listed.extend(page["manifests"].as_array().unwrap().iter().map(|entry| entry["annotations"]["in-toto.io/predicate-type"].clone()));
+        match head.lines().find_map(|line| line.strip_prefix("Link: <")?.split_once('>')) {
+            Some((next, _)) => path = next.to_owned(),
+            None => break,
+        }
+    }
+    assert_eq!(listed, [SLSA, SPDX, SLSA]);
+    assert_eq!(json(&repository, "tags/list")["tags"], serde_json::json!(["latest"]));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
     net::{TcpListener, TcpStream},
     sync::{Arc, Mutex},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// What came. Header names are in lower case.
@@ -19,6 +19,8 @@ pub struct Request {
     pub body: Vec<u8>,
     /// The body was as long as its Content-Length.
     pub complete: bool,
+    /// When its head had come.
+    pub came: Instant,
 }
 
 impl Request {
@@ -173,5 +175,5 @@ fn read_request_head(stream: &mut TcpStream) -> Option<Request> {
     let mut first = lines.next()?.split(' ');
     let (method, path) = (first.next()?.to_owned(), first.next()?.to_owned());
     let headers = lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()));
-    Some(Request { method, path, headers: headers.collect(), body: Vec::new(), complete: false })
+    Some(Request { method, path, headers: headers.collect(), body: Vec::new(), complete: false, came: Instant::now() })
 }

@@ -8,4 +8,5 @@ mod pull;
 mod push;
 mod real;
 mod real_registry;
+mod retry_after;
 mod tls;

@@ -167,6 +167,30 @@ async fn pages_of_tags_are_followed_and_referrers_fall_back_to_the_tag() {
 }
 
 #[tokio::test]
+async fn pages_of_referrers_are_followed_and_an_empty_one_ends_them() {
+    let subject = Digest::of(b"subject");
+    let path = format!("/v2/app/referrers/{subject}");
+    let fake = Fake::start(move |request| {
+        let page = |types: &[&str]| {
+            let digest = Digest::of(types.concat().as_bytes());
+            let entry = |name: &&str| format!(r#"{{"mediaType":"m","digest":"{digest}","size":1,"artifactType":"{name}"}}"#);
+            let entries: Vec<String> = types.iter().map(entry).collect();
+            Answer::new(200, format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(",")))
+        };
+        let next = |page: Answer, query: &str| page.header("Link", format!("<{path}?{query}>; rel=\"next\""));
+        match request.path.strip_prefix(&path) {
+            Some("") => next(page(&["sbom", "other"]), "page=2"),
+            Some("?page=2") => next(page(&["sbom"]), "page=3"),
+            Some("?page=3") => next(page(&[]), "page=4"),
+            _ => Answer::new(404, ""),
+        }
+    });
+    let image = reference(&fake.address, "app");
+    assert_eq!(client().referrers(&image, &subject, Some("sbom")).await.unwrap().manifests.len(), 2);
+    assert_eq!(fake.requests().len(), 3, "{:#?}", fake.lines());
+}
+
+#[tokio::test]
 async fn every_verb_can_be_spawned() {
     let (descriptor, bytes) = blob(8, 1000);
     let (fake, _) = resuming(|_| None, usize::MAX);

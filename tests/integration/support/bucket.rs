@@ -1,11 +1,10 @@
 //! A real S3 server on loopback (moto's) behind a door that checks signatures (`signed.py`), one for the whole test
 //! process. Every test has a bucket of its own.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::Command;
 use std::sync::OnceLock;
 
-use super::{bed::checkout, skip, tool};
+use super::{bed::checkout, server::Server, skip, tool};
 
 /// The key that the door knows, and its secret.
 pub const KEY: (&str, &str) = ("us", "0f-us-al0ne");
@@ -14,13 +13,6 @@ pub const KEY: (&str, &str) = ("us", "0f-us-al0ne");
 pub struct Buckets {
     server: Server,
     door: Server,
-}
-
-/// A process of a shell that waits for our end of a pipe to close, so that it never outlives the tests.
-struct Server {
-    address: String,
-    _alive: ChildStdin,
-    _child: Child,
 }
 
 impl Buckets {
@@ -71,27 +63,5 @@ impl Buckets {
             rest.split('<').next().unwrap().to_owned()
         };
         text.split("<Contents>").skip(1).map(|part| (inside(part, "Key"), inside(part, "Size").parse().unwrap())).collect()
-    }
-}
-
-impl Server {
-    /// Runs a shell command with arguments that says `http://ADDRESS` once it listens; None if there is no such command.
-    fn start(command: &str, arguments: &[&str]) -> Option<Self> {
-        let script = format!("{command} </dev/null 2>&1 & trap 'kill $!' EXIT; read -r _");
-        let mut child = Command::new("sh");
-        child.args(["-c", &script, "server"]).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = child.spawn().expect("sh runs");
-        let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
-        let address = log.by_ref().map_while(Result::ok).find_map(|line| match line.split_once("http://") {
-            Some((_, address)) => Some(Some(address.trim().to_owned())),
-            None => line.contains("not found").then_some(None),
-        });
-        std::thread::spawn(move || log.for_each(drop));
-        let Some(address) = address.flatten() else {
-            // Its standard input is closed by that: it ends.
-            let _ = child.wait();
-            return None;
-        };
-        Some(Self { address, _alive: child.stdin.take().unwrap(), _child: child })
     }
 }

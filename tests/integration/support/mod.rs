@@ -9,6 +9,7 @@ mod image;
 mod lines;
 mod pty;
 mod registry;
+mod server;
 mod user;
 mod web;
 
@@ -20,6 +21,7 @@ pub use image::{Image, Layer, digest};
 pub use lines::Lines;
 pub use pty::Pty;
 pub use registry::Registry;
+pub use server::Server;
 pub use user::{User, binary};
 pub use web::{Page, Web};
 
