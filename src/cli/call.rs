@@ -17,6 +17,7 @@ use crate::{
         lint::Report,
         outline::{outline, targets},
         position::line_of,
+        redact::{blot, redact_url},
     },
     plan,
 };
@@ -80,7 +81,7 @@ impl Call {
         }
         let file = dockerfile::parse(&request.dockerfile).map_err(|fault| in_dockerfile(request, &BuildError::from(fault)))?;
         let (text, value) = match self.method {
-            Method::Targets => both(&targets(&file, &request.dockerfile))?,
+            Method::Targets => both(&targets(&file, &blot(&request.dockerfile)))?,
             _ => self.outline(request, &file)?,
         };
         print(if self.json { value } else { text });
@@ -90,7 +91,7 @@ impl Call {
     fn outline(&self, request: &Request, file: &Dockerfile) -> Result<(String, String), Failure> {
         let Some(options) = request.plans.first() else { return Err(Failure::new("no platform to ask for")) };
         let predefined = plan::predefined_args(file, options);
-        let found = outline(file, &request.dockerfile, options.target.as_deref(), &predefined, &options.build_args);
+        let found = outline(file, &blot(&request.dockerfile), options.target.as_deref(), &predefined, &options.build_args);
         let found = found.map_err(|message| Failure::new(format!("{}: {message}", request.dockerfile_name)))?;
         let missing = || {
             let target = options.target.as_deref().unwrap_or_default();
@@ -149,7 +150,7 @@ fn report_json(request: &Request, report: &Report, error: Option<&BuildError>) -
             })
         })
         .collect();
-    let data = base64::engine::general_purpose::STANDARD.encode(&request.dockerfile);
+    let data = base64::engine::general_purpose::STANDARD.encode(blot(&request.dockerfile).as_bytes());
     let mut value = json!({
         "warnings": warnings,
         "sources": [{"filename": request.dockerfile_name, "language": "Dockerfile", "data": data}],
@@ -175,7 +176,7 @@ fn in_dockerfile(request: &Request, error: &BuildError) -> Failure {
 }
 
 fn print(text: impl AsRef<str>) {
-    let text = text.as_ref().trim_end();
+    let text = redact_url(text.as_ref().trim_end());
     if !text.is_empty() {
         let _ = writeln!(std::io::stdout().lock(), "{text}");
     }

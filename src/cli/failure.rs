@@ -1,10 +1,17 @@
 //! What went wrong, for the person in front of it: message, place, hint, exit code. The only place that knows exit codes.
+//! Credentials of URLs are in none of it.
 
 use std::process::ExitCode;
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
-use crate::{cli::progress, dockerfile::Diagnostic};
+use crate::{
+    cli::progress,
+    dockerfile::{
+        Diagnostic,
+        redact::{blot, redact_url},
+    },
+};
 
 /// Why rbuild ends with an error.
 #[derive(Debug)]
@@ -40,7 +47,7 @@ pub const EXIT_USAGE: u8 = 2;
 impl Failure {
     /// A failure of the build.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), place: None, hints: Vec::new(), exit_code: EXIT_BUILD }
+        Self { message: redact_url(&message.into()).into_owned(), place: None, hints: Vec::new(), exit_code: EXIT_BUILD }
     }
 
     /// A wrong command line.
@@ -50,26 +57,28 @@ impl Failure {
 
     /// The same with a hint.
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
-        self.hints.push(hint.into());
+        self.hints.push(redact_url(&hint.into()).into_owned());
         self
     }
 
     /// A fault in a Dockerfile.
     pub fn in_dockerfile(path: &str, text: &str, fault: &Diagnostic) -> Self {
-        let mut failure = Self::new(fault.message.clone());
-        if fault.span.is_none() {
-            failure.message = format!("{path}: {}", fault.message);
-        }
+        let mut failure = match fault.span {
+            Some(_) => Self::new(fault.message.clone()),
+            None => Self::new(format!("{path}: {}", fault.message)),
+        };
         failure.place = fault.span.map(|span| {
             Box::new(Place {
                 path: path.to_owned(),
-                text: text.to_owned(),
+                text: blot(text).into_owned(),
                 range: trimmed(text, span.start..span.end),
-                label: fault.label.clone(),
+                label: fault.label.as_ref().map(|label| redact_url(label).into_owned()),
             })
         });
-        failure.hints.extend(fault.hint.clone());
-        failure
+        match &fault.hint {
+            Some(hint) => failure.with_hint(hint),
+            None => failure,
+        }
     }
 
     /// The text that is shown, without colours.
@@ -148,6 +157,18 @@ mod tests {
         assert!(shown.contains("app/Dockerfile:2:1"), "{shown}");
         assert!(shown.contains("COPPY a b\n  | ^^^^^"), "{shown}");
         assert!(shown.ends_with("hint: did you mean COPY?"), "{shown}");
+    }
+
+    #[test]
+    fn credentials_are_not_shown() {
+        let text = "FROM scratch\nADD --chmod=x http://user:hidden@host/f \\\n  http://hidden@host/g /\n";
+        let fault = Diagnostic {
+            label: Some("see http://u:hidden@h".to_owned()),
+            ..Diagnostic::at(Span { start: 13, end: 80 }, "no http://u:hidden@h")
+        };
+        let shown = Failure::in_dockerfile("Dockerfile", text, &fault.with_hint("try http://u:hidden@h")).render(false);
+        assert!(!shown.contains("hidden") && shown.matches("u:xxxxx@h").count() == 3, "{shown}");
+        assert!(shown.contains("ADD --chmod=x http://user:xxxxxx@host/f \\") && shown.contains("  http://xxxxxx@host/g /"), "{shown}");
     }
 
     #[test]

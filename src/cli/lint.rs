@@ -10,7 +10,7 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use crate::{
     build::{self, Event, Progress, Request},
     cli::{args::BuildArgs, failure::in_repository, progress},
-    dockerfile::{self, lint::Warning},
+    dockerfile::{self, lint::Warning, redact::blot},
 };
 
 /// Passes a build's events on and keeps its warnings for the end.
@@ -120,7 +120,8 @@ pub fn render(path: &str, text: &str, warning: &Warning, colour: bool) -> String
     let start = warning.span.start.min(text.len());
     let end = warning.span.end.clamp(start, text.len());
     let end = start + text.get(start..end).map_or(end - start, |part| part.trim_end().len());
-    let snippet = Snippet::source(text).path(path).fold(true).annotation(AnnotationKind::Primary.span(start..end));
+    let shown = blot(text);
+    let snippet = Snippet::source(&*shown).path(path).fold(true).annotation(AnnotationKind::Primary.span(start..end));
     let mut report = renderer.render(&[Level::WARNING.primary_title(&title).element(snippet)]).to_string();
     report.push_str(&format!("\n{}", warning.description));
     if let Some(url) = warning.url {

@@ -1,5 +1,6 @@
 //! Lint as the binary shows it, `--call`, `parse`, and errors with their place.
 
+use base64::Engine as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -42,6 +43,47 @@ fn check_builds_nothing_and_looks_at_all_stages() {
     bed.dockerfile("FROM scratch\nCOPY x /\n");
     bed.run(&["build", "--check", "."]).succeeds().says("Check complete, no warnings found.");
     assert_eq!(bed.run(&["build", "--call=check,format=json", "."]).succeeds().out.lines().next(), Some("{"));
+}
+
+#[test]
+fn credentials_of_urls_are_shown_nowhere() {
+    let bed = Bed::caller();
+    let lines = "ADD http://user:hidden@127.0.0.1:1/f /\nENV A=http://user:hidden@h/ b";
+    for text in [
+        format!("FROM scratch\n{lines}\n"),
+        "FROM scratch\nADD http://127.0.0.1:1/f \\\n  http://user:hid\\\nden@127.0.0.1:1/f /\n".to_owned(),
+        format!("ARG BASE=http://user:hidden@h/\nFROM $BASE\n{lines}\n"),
+        "FROM busybox\nRUN : http://user:hidden@h/ && false\n".to_owned(),
+        "FROM busybox\nCOPY http://user:hidden@h/ /\n".to_owned(),
+        "FROM busybox AS a\nONBUILD COPY http://user:hidden@h/ /\nFROM a\n".to_owned(),
+        "FROM scratch\nLABEL http://user:hidden@h/ x\nMAINTAINER http://user:hidden@h/\n".to_owned(),
+    ] {
+        bed.dockerfile(&text);
+        for arguments in [
+            &["build", "."][..],
+            &["build", "--progress", "rawjson", "."],
+            &["build", "--check", "."],
+            &["plan", "."],
+            &["plan", "--format", "json", "."],
+        ] {
+            let said = bed.run(arguments);
+            assert!(!format!("{said}").contains("hidden") && !format!("{said}").contains("den@"), "{arguments:?} of\n{text}\n{said}");
+        }
+        for call in ["check", "outline", "targets"] {
+            let said = bed.run(&["build", &format!("--call={call},format=json"), "."]);
+            assert!(!format!("{said}").contains("hidden"), "{call} of\n{text}\n{said}");
+            if said.out.starts_with('{') {
+                let sources = json(&said)["sources"][0].clone();
+                let data = sources.as_str().or_else(|| sources["data"].as_str()).unwrap();
+                let shown = String::from_utf8(base64::engine::general_purpose::STANDARD.decode(data).unwrap()).unwrap();
+                assert!(shown.contains("FROM ") && !shown.contains("hidden") && !shown.contains("den@"), "{call}: {shown}");
+            }
+        }
+        for verb in [&["report", "--json"][..], &["report"], &["why"], &["logs"]] {
+            let said = bed.run(verb);
+            assert!(!format!("{said}").contains("hidden"), "{said}");
+        }
+    }
 }
 
 #[test]

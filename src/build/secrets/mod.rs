@@ -6,7 +6,7 @@
 //! | layers of the result and of `--cache-to` | while they are packed; those of earlier builds once, when this build uses them | fails the build at the step, with the file; the step's record goes |
 //! | config and history | when the image is put together, before it is written | fails the build at the instruction |
 //! | output of RUN | as it comes: `***` is all that is shown, logged or reported | fails the step |
-//! | names, notes, errors, report, provenance | as they are written | is masked |
+//! | names, notes, errors, report, provenance | as they are written | is masked; so are credentials of URLs |
 //!
 //! Which secrets a layer was searched for is remembered by their names, never by their values or hashes of these. A
 //! secret that gets another value afterwards does not make an old layer be searched again: what was written before the
@@ -20,7 +20,7 @@ mod image;
 mod layer;
 mod mask;
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
@@ -31,7 +31,10 @@ pub use self::{
     layer::{name_file, search_blob},
     mask::Masker,
 };
-use crate::build::{BuildError, Kind};
+use crate::{
+    build::{BuildError, Kind},
+    dockerfile::redact::redact_url,
+};
 
 /// A value and what it is called.
 #[derive(Clone, PartialEq, Eq)]
@@ -137,8 +140,8 @@ impl Secrets {
         Search { secrets: self, tail: Vec::new(), found: None }
     }
 
-    /// The text with `***` for every find.
-    pub fn mask<'a>(&self, text: &'a str) -> std::borrow::Cow<'a, str> {
+    /// The text with `***` for every find, and with URLs as people may see them.
+    pub fn mask<'a>(&self, text: &'a str) -> Cow<'a, str> {
         match &self.automaton {
             Some(automaton) if automaton.is_match(text) => {
                 let mut masked = String::with_capacity(text.len());
@@ -146,9 +149,9 @@ impl Secrets {
                     masked.push_str(mask::MASK);
                     true
                 });
-                masked.into()
+                redact_url(&masked).into_owned().into()
             }
-            _ => text.into(),
+            _ => redact_url(text),
         }
     }
 
@@ -275,8 +278,8 @@ pub(super) mod tests {
     #[test]
     fn masks_take_values_out_of_text() {
         let secrets = Secrets::new([secret("a", "first-secret-value")], &[]);
-        assert_eq!(secrets.mask("x first-secret-value y"), "x *** y");
+        assert_eq!(secrets.mask("x first-secret-value http://u:p@h/ y"), "x *** http://u:xxxxx@h/ y");
         assert_eq!(secrets.blot("x first-secret-value y"), "x ****************** y");
-        assert_eq!(secrets.mask("nothing"), "nothing");
+        assert_eq!(secrets.mask("nothing http://u:p@h/"), "nothing http://u:xxxxx@h/");
     }
 }

@@ -13,6 +13,7 @@ pub use settings::Settings;
 use super::diagnostic::Diagnostic;
 use super::ignore::Matcher;
 use super::position::LineIndex;
+use super::redact::redact_url;
 use super::scope::Environment;
 use super::tree::*;
 use serde::Serialize;
@@ -178,6 +179,7 @@ impl<'a> Linter<'a> {
             return;
         }
         let (line, end_line) = self.lines.lines_of(span);
+        let message = redact_url(&message).into_owned();
         let Rule { name, description, url, .. } = rule;
         self.found.push(Warning { rule: name, message, description, url: *url, span, line, end_line });
     }

@@ -13,7 +13,7 @@ use crate::{
 };
 
 use super::Lowerer;
-use crate::dockerfile::{Diagnostic, redact::redact_words, tree::InstructionKind};
+use crate::dockerfile::{Diagnostic, redact::redact_url, tree::InstructionKind};
 
 /// PATH of an image that has none.
 pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -105,10 +105,7 @@ impl StageState {
 
     /// `[builder 2/5] RUN make`.
     pub fn step_name(&mut self, instruction: &Instruction, is_trigger: bool, with_platform: bool) -> String {
-        let mut text = one_line(&instruction.original);
-        if matches!(instruction.kind, InstructionKind::Add(_)) {
-            text = redact_words(&text);
-        }
+        let text = one_line(&redact_url(&instruction.original));
         let trigger = if is_trigger { "ONBUILD " } else { "" };
         format!("{}{trigger}{text}", self.step_prefix(with_platform))
     }
