@@ -1,7 +1,7 @@
 //! Base images: asked for by the plan, answered from the store, a layout or a registry.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::Path,
     pin::Pin,
@@ -60,6 +60,22 @@ pub async fn plan(
             resolved.insert(key.clone(), found);
         }
     }
+}
+
+/// The bases of the stages that the target does not reach, as far as they can be had.
+pub async fn resolve_others(
+    dockerfile: &Dockerfile,
+    options: &Options,
+    known: &mut ResolvedBases,
+    request: &Request,
+    services: &Services,
+    progress: &Arc<dyn Progress>,
+) {
+    let keys = plan::stage_bases(dockerfile, options, &Bases::new()).unwrap_or_default();
+    let missing: BTreeSet<BaseKey> = keys.into_iter().flatten().filter(|key| !known.contains_key(key)).collect();
+    let answers = missing.iter().map(|key| resolve(key, request, services, progress));
+    let found = futures_util::future::join_all(answers).await;
+    known.extend(missing.iter().cloned().zip(found).filter_map(|(key, found)| Some((key, found.ok()?))));
 }
 
 /// A name that no registry knows may be a stage's with a slip in it.

@@ -43,10 +43,13 @@ pub async fn check(request: &Request, services: &Services, progress: &Arc<dyn Pr
     };
     let mut report = Report::default();
     for options in &request.plans {
-        let (known, error) = match bases::plan(&dockerfile, options, request, services, progress).await {
+        let (mut known, error) = match bases::plan(&dockerfile, options, request, services, progress).await {
             Ok((_, known)) => (known, None),
             Err(error) => (ResolvedBases::new(), Some(error)),
         };
+        if options.target.is_none() {
+            bases::resolve_others(&dockerfile, options, &mut known, request, services, progress).await;
+        }
         match with_bases(&dockerfile, options, request, &known, options.target.is_none()) {
             Ok(found) => merge(&mut report, found),
             Err(fault) => return (report, Some(fault.into())),
@@ -112,7 +115,7 @@ fn base(name: &str, known: &ResolvedBases) -> Option<lint::Base> {
     });
     let config = &found?.1.base.image.config.config;
     let environment = config.env.iter().map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    Some(lint::Base { environment: Environment::new(environment), has_shell: !config.shell.is_empty() })
+    Some(lint::Base { environment: Environment::new(environment), has_shell: !config.shell.is_empty(), triggers: config.on_build.clone() })
 }
 
 fn wrong_platforms(dockerfile: &Dockerfile, options: &Options, bases: &Bases) -> Vec<(usize, String, String, String)> {

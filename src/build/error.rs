@@ -1,8 +1,8 @@
 //! Why a build failed: what, where in the Dockerfile, what to do. Cloned to every step that waited for the failed one.
 
 use crate::{
-    dockerfile::{Diagnostic, Span},
-    plan::{Vertex, trigger_label},
+    dockerfile::{Diagnostic, Span, trigger_label},
+    plan::Vertex,
     store::StoreError,
 };
 

@@ -101,7 +101,15 @@ async fn build_recorded(
     let mut engines = Vec::new();
     let mut report = crate::dockerfile::lint::Report::default();
     for options in &request.plans {
-        let (plan, bases) = bases::plan(&dockerfile, options, &request, &services, &progress).await?;
+        let (plan, bases) = match bases::plan(&dockerfile, options, &request, &services, &progress).await {
+            Ok(planned) => planned,
+            Err(error) => {
+                // What is wrong may be the cause of what a warning says, or the other way round.
+                let found = check::with_bases(&dockerfile, options, &request, &bases::ResolvedBases::new(), false)?;
+                progress.warnings(&found.warnings);
+                return Err(error);
+            }
+        };
         check::merge(&mut report, check::with_bases(&dockerfile, options, &request, &bases, false)?);
         let world = engine::World {
             request: request.clone(),

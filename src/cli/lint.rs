@@ -121,7 +121,8 @@ pub fn render(path: &str, text: &str, warning: &Warning, colour: bool) -> String
     let end = warning.span.end.clamp(start, text.len());
     let end = start + text.get(start..end).map_or(end - start, |part| part.trim_end().len());
     let shown = blot(text);
-    let snippet = Snippet::source(&*shown).path(path).fold(true).annotation(AnnotationKind::Primary.span(start..end));
+    let snippet =
+        Snippet::source(&*shown).path(path).fold(true).annotation(AnnotationKind::Primary.span(start..end).label(warning.label.as_deref()));
     let mut report = renderer.render(&[Level::WARNING.primary_title(&title).element(snippet)]).to_string();
     report.push_str(&format!("\n{}", warning.description));
     if let Some(url) = warning.url {

@@ -17,6 +17,11 @@ pub struct Diagnostic {
     pub hint: Option<String>,
 }
 
+/// What stands under the FROM that brings a trigger.
+pub fn trigger_label(trigger: &str) -> String {
+    format!("its base says ONBUILD {}", trigger.lines().next().unwrap_or_default())
+}
+
 impl Diagnostic {
     /// A fault at `span`.
     pub fn at(span: Span, message: impl Into<String>) -> Self {

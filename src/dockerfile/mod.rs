@@ -40,7 +40,7 @@ pub mod spans;
 pub mod suggest;
 pub mod tree;
 
-pub use diagnostic::Diagnostic;
+pub use diagnostic::{Diagnostic, trigger_label};
 pub use parse::{parse, parse_trigger};
 pub use position::{column_of, line_of};
 pub use print::print;

@@ -230,20 +230,21 @@ impl Captures {
             used.push(name.matched.into_iter().chain(platform.into_iter().flat_map(|platform| platform.matched)).collect::<BTreeSet<_>>());
             names.push(name.text);
         }
-        let mut captures = Self { graph: StageGraph::new(file, &names), stages: Vec::new() };
-        let mut heritage = Heritage::new(captures.graph.base.iter().copied());
+        let graph = StageGraph::new(file, &names, &|_| Vec::new());
+        let mut heritage = Heritage::new(graph.base.iter().copied());
+        let mut stages = Vec::new();
         for (index, used) in used.into_iter().enumerate() {
-            let of_base = captures.graph.base[index].and_then(|base| heritage.of(base));
+            let of_base = graph.base[index].and_then(|base| heritage.of(base));
             let known = of_base.unwrap_or_else(|| Known { infos: around.globals.infos.clone(), ..Known::default() });
             let mut capture = Capture { used, known, ..Capture::default() };
-            for instruction in captures.graph.instructions(file, index) {
+            for instruction in graph.instructions(file, index) {
                 capture.take(instruction, around);
             }
             capture.args = capture.all_used();
             heritage.keep(index, std::mem::take(&mut capture.known));
-            captures.stages.push(capture);
+            stages.push(capture);
         }
-        Ok(captures)
+        Ok(Self { graph, stages })
     }
 
     fn args(&self, order: &[usize], lines: &LineIndex) -> Vec<Arg> {

@@ -280,16 +280,22 @@ pub(super) struct StageGraph {
     pub(super) base: Vec<Option<usize>>,
     /// All others: COPY --from and mounts, of ONBUILD triggers of the base too.
     pub(super) needs: Vec<Vec<usize>>,
+    /// What the base says with ONBUILD. It stands where FROM stands: nobody sees the lines it comes from.
+    pub(super) triggers: Vec<Vec<Instruction>>,
 }
 
 impl StageGraph {
-    /// `base_names` are the FROM names after expansion.
-    pub(super) fn new(file: &Dockerfile, base_names: &[String]) -> Self {
+    /// `base_names` are the FROM names after expansion; `of_image` gives the ONBUILD texts of an image.
+    pub(super) fn new(file: &Dockerfile, base_names: &[String], of_image: &dyn Fn(&str) -> Vec<String>) -> Self {
         let mut graph = Self::default();
         let mut names: BTreeMap<String, usize> = BTreeMap::new();
         for (index, stage) in file.stages.iter().enumerate() {
             // The name of a base is looked up as written, among the stages above.
-            graph.base.push(base_names.get(index).and_then(|name| names.get(name.as_str()).copied()));
+            let name = base_names.get(index).map_or("", String::as_str);
+            let base = names.get(name).copied();
+            let texts = base.map_or_else(|| of_image(name), |base| onbuild_texts(&file.stages[base]));
+            graph.base.push(base);
+            graph.triggers.push(texts.iter().filter_map(|text| trigger(text, stage.span)).collect());
             names.extend(stage.name.as_ref().map(|name| (name.text.to_lowercase(), index)));
         }
         for index in 0..file.stages.len() {
@@ -299,14 +305,9 @@ impl StageGraph {
         graph
     }
 
-    /// What a stage does: triggers of the stage it is built on, then its own instructions.
-    pub(super) fn instructions<'a>(&self, file: &'a Dockerfile, index: usize) -> impl Iterator<Item = &'a Instruction> + use<'a> {
-        let base = self.base[index].map(|base| file.stages[base].instructions.as_slice()).unwrap_or_default();
-        let triggers = base.iter().filter_map(|instruction| match &instruction.kind {
-            InstructionKind::Onbuild { instruction, .. } => instruction.as_deref(),
-            _ => None,
-        });
-        triggers.chain(&file.stages[index].instructions)
+    /// What a stage does: triggers of its base, then its own instructions.
+    pub(super) fn instructions<'a>(&'a self, file: &'a Dockerfile, index: usize) -> impl Iterator<Item = &'a Instruction> {
+        self.triggers[index].iter().chain(&file.stages[index].instructions)
     }
 
     /// The stage and all it needs, in order.
@@ -321,6 +322,19 @@ impl StageGraph {
         }
         seen
     }
+}
+
+fn onbuild_texts(stage: &Stage) -> Vec<String> {
+    let texts = stage.instructions.iter().filter_map(|instruction| match &instruction.kind {
+        InstructionKind::Onbuild { trigger, .. } => Some(trigger.clone()),
+        _ => None,
+    });
+    texts.collect()
+}
+
+/// None for a trigger that can't be read: the build will say why.
+fn trigger(text: &str, span: Span) -> Option<Instruction> {
+    Some(Instruction { span, ..super::parse_trigger(text).ok()? })
 }
 
 /// The stages that an instruction takes files from.

@@ -7,7 +7,7 @@ use crate::{
     dockerfile::{Diagnostic, Dockerfile, Span},
     plan::{
         BaseKey, Bases, Options, environment,
-        stages::{self, Ground, Origin},
+        stages::{self, Ground},
     },
 };
 
@@ -18,15 +18,15 @@ pub fn predefined_args(dockerfile: &Dockerfile, options: &Options) -> Vec<(Strin
     environment::platform_args(options, &target).to_list()
 }
 
-/// The base image of each stage that the target reaches; None for other stages and for stages without an image.
+/// The base image of each stage; None for stages without one.
 pub fn stage_bases(dockerfile: &Dockerfile, options: &Options, bases: &Bases) -> Result<Vec<Option<BaseKey>>, Diagnostic> {
     let stages = stages::resolve(dockerfile, options, bases)?;
     let count = dockerfile.stages.len();
-    let base = |(index, node): (usize, &stages::Node)| match &node.ground {
-        Ground::Image(key) if node.origin == Origin::Stage && stages.reachable.contains(&stages::NodeId(index)) => Some(key.clone()),
+    let base = |node: &stages::Node| match &node.ground {
+        Ground::Image(key) => Some(key.clone()),
         _ => None,
     };
-    Ok(stages.nodes.iter().enumerate().take(count).map(base).collect())
+    Ok(stages.nodes.iter().take(count).map(base).collect())
 }
 
 /// A stage among the others.

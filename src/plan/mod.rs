@@ -20,7 +20,7 @@ pub use graph::{
     SourceFrom, Target, Vertex, VertexId, WorkdirOp,
 };
 pub use options::{Base, Bases, ContextKind, Options, RunDefaults, Ulimit};
-pub use stages::{default_context, trigger_label};
+pub use stages::default_context;
 
 use std::collections::BTreeMap;
 

@@ -46,6 +46,21 @@ fn check_builds_nothing_and_looks_at_all_stages() {
 }
 
 #[test]
+fn triggers_of_a_base_image_are_checked() {
+    let bed = Bed::caller();
+    bed.dockerfile("FROM scratch\nONBUILD ARG NPM_TOKEN\nONBUILD ENTRYPOINT run it\n");
+    bed.build(&["-t", "node:onbuild"]).succeeds();
+    bed.dockerfile("FROM node:onbuild AS first\nFROM scratch\nFROM node:onbuild\nWORKDIR /app\n");
+    let checked = bed.run(&["build", "--check", "."]);
+    checked.succeeds().says("Check complete, 4 warnings have been found!").says("--> Dockerfile:1:1").says("--> Dockerfile:3:1");
+    checked.says("^^^^^^^^^^^^^^^^^^^^^^^^^^ its base says ONBUILD ARG NPM_TOKEN").says("(ARG \"NPM_TOKEN\")");
+    checked.says("^^^^^^^^^^^^^^^^^ its base says ONBUILD ENTRYPOINT run it").says("JSON arguments recommended for ENTRYPOINT");
+    assert_eq!(rules(&bed.run(&["build", "--call=check,format=json", "."])).len(), 4);
+    let built = bed.build(&["--build-arg", "NPM_TOKEN=x"]);
+    built.succeeds().says("2 warnings").says("(line 3)").does_not_say("(line 1)");
+}
+
+#[test]
 fn credentials_of_urls_are_shown_nowhere() {
     let bed = Bed::caller();
     let lines = "ADD http://user:hidden@127.0.0.1:1/f /\nENV A=http://user:hidden@h/ b";

@@ -26,6 +26,8 @@ pub struct Base {
     pub environment: Environment,
     /// It sets a SHELL.
     pub has_shell: bool,
+    /// Its ONBUILD.
+    pub triggers: Vec<String>,
 }
 
 /// What lint is told by whoever knows images, platforms and the context. `Options::default()` knows nothing, and lint
@@ -91,6 +93,8 @@ pub struct Warning {
     pub line: usize,
     /// Last line.
     pub end_line: usize,
+    /// What stands under the place: the ONBUILD of the base that this is about.
+    pub label: Option<String>,
 }
 
 impl std::fmt::Display for Warning {
@@ -181,7 +185,14 @@ impl<'a> Linter<'a> {
         let (line, end_line) = self.lines.lines_of(span);
         let message = redact_url(&message).into_owned();
         let Rule { name, description, url, .. } = rule;
-        self.found.push(Warning { rule: name, message, description, url: *url, span, line, end_line });
+        self.found.push(Warning { rule: name, message, description, url: *url, span, line, end_line, label: None });
+    }
+
+    /// The same with a label for what `check` finds.
+    fn labelled(&mut self, label: Option<String>, check: impl FnOnce(&mut Self)) {
+        let before = self.found.len();
+        check(self);
+        self.found[before..].iter_mut().for_each(|warning| warning.label.clone_from(&label));
     }
 
     fn report(mut self) -> Report {

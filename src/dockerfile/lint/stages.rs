@@ -1,10 +1,12 @@
 //! Rules that follow a stage line by line: variables, repeated and relative instructions, copies.
 //! Unaware of where the facts about images and contexts come from.
 
+use super::super::diagnostic::trigger_label;
 use super::super::expand::{Expanded, Lookup, expand_word, expand_words};
 use super::super::glob::clean;
 use super::super::ports;
 use super::super::quote::go_quote;
+use super::super::redact::redact_url;
 use super::super::scope::{Environment, Globals, Heritage, StageGraph, StageScope, Surroundings, escape_of, target_index};
 use super::super::suggest::nearest;
 use super::super::tree::*;
@@ -30,13 +32,14 @@ pub(super) fn check(file: &Dockerfile, options: &Options<'_>, linter: &mut Linte
     check_global_args(file, linter);
     let Ok(globals) = Globals::new(file, &options.predefined_args, &options.build_args) else { return };
     let base_names: Vec<String> = file.stages.iter().map(|stage| check_from(file, stage, &globals, options, linter)).collect();
-    check_platforms(file, options, linter);
-    let graph = StageGraph::new(file, &base_names);
+    let triggers = |name: &str| (options.base)(name).map(|base| base.triggers).unwrap_or_default();
+    let graph = StageGraph::new(file, &base_names, &triggers);
     let reachable: BTreeSet<usize> = if options.all_stages {
         (0..file.stages.len()).collect()
     } else {
         target_index(file, options.target).map(|target| graph.reachable(target)).unwrap_or_default()
     };
+    check_platforms(file, &reachable, options, linter);
     let around = Surroundings { escape: escape_of(file), globals: &globals, build_args: &options.build_args };
     let built_on = |index: usize| graph.base[index].filter(|_| reachable.contains(&index));
     let mut heritage: Heritage<StageState> = Heritage::new((0..file.stages.len()).map(built_on));
@@ -45,8 +48,10 @@ pub(super) fn check(file: &Dockerfile, options: &Options<'_>, linter: &mut Linte
             Some(base) => base.inherited(),
             None => StageState::of_base(&base_names[index], options),
         };
-        for instruction in graph.instructions(file, index) {
-            StageLinter { around: &around, options, linter, instruction }.check(&mut state);
+        for (number, instruction) in graph.instructions(file, index).enumerate() {
+            let is_trigger = number < graph.triggers[index].len();
+            let label = is_trigger.then(|| redact_url(&trigger_label(&instruction.original)).into_owned());
+            linter.labelled(label, |linter| StageLinter { around: &around, options, linter, instruction }.check(&mut state));
         }
         heritage.keep(index, state);
     }
@@ -132,8 +137,8 @@ fn check_platform_flag(word: &Word, expanded: &Expanded, stage: &Stage, globals:
     }
 }
 
-fn check_platforms(file: &Dockerfile, options: &Options<'_>, linter: &mut Linter<'_>) {
-    for (index, image, actual, expected) in &options.wrong_platforms {
+fn check_platforms(file: &Dockerfile, reachable: &BTreeSet<usize>, options: &Options<'_>, linter: &mut Linter<'_>) {
+    for (index, image, actual, expected) in options.wrong_platforms.iter().filter(|wrong| reachable.contains(&wrong.0)) {
         let Some(stage) = file.stages.get(*index) else { continue };
         let (actual, expected) = (go_quote(actual), go_quote(expected));
         let message = format!("Base image {image} was pulled with platform {actual}, expected {expected} for current build");
@@ -157,7 +162,7 @@ impl StageState {
     fn of_base(name: &str, options: &Options<'_>) -> Self {
         let known = if name == "scratch" { Some(Base::default()) } else { (options.base)(name) };
         let complete = known.is_some();
-        let Base { mut environment, has_shell } = known.unwrap_or_default();
+        let Base { mut environment, has_shell, .. } = known.unwrap_or_default();
         if environment.get("PATH").is_none() {
             environment.set("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         }

@@ -149,9 +149,43 @@ fn an_unknown_base_may_define_anything() {
     assert_eq!(lint(text, &Options { base: &|_| None, ..options() }), [""; 0]);
     assert_eq!(lint(text, &options()).len(), 1);
     assert_eq!(lint("FROM scratch\nENV X=$JAVA_HOME", &Options { base: &|_| None, ..options() }).len(), 1);
-    let java = Options { base: &|_| Some(Base { environment: Environment::new([("JAVA_HOME", "/j")]), has_shell: false }), ..options() };
+    let java = Options { base: &|_| Some(Base { environment: Environment::new([("JAVA_HOME", "/j")]), ..Base::default() }), ..options() };
     assert_eq!(lint(text, &java), [""; 0]);
     assert_eq!(lint("FROM a AS b\nONBUILD ENV Y=1\nFROM b\nLABEL y=$Y", &options()), [""; 0]);
+}
+
+#[test]
+fn triggers_of_a_base_are_looked_at_where_it_is_named() {
+    let onbuild = ["ENV A $NONE", "WORKDIR here", "ARG S=$A", "ENTRYPOINT run http://u:p@h/", "WHAT is this", "COPY --from=first /a /"];
+    let base = |name: &str| match name {
+        "child" => Some(Base { triggers: onbuild.map(str::to_owned).to_vec(), ..Base::default() }),
+        _ => Some(Base::default()),
+    };
+    let text =
+        "FROM other AS first\nMAINTAINER x\nCMD x\nFROM other AS second\nCMD x\n# check=skip=all\nFROM child\nENV B=$A$S\nENTRYPOINT []";
+    let options = Options { base: &base, all_stages: false, ..options() };
+    let found = check(&parse(text).unwrap(), text, &options).unwrap().warnings;
+    let found: Vec<String> =
+        found.iter().map(|warning| format!("{} {} {}", warning.rule, warning.line, warning.label.as_deref().unwrap_or("-"))).collect();
+    assert_eq!(
+        found,
+        [
+            "MaintainerDeprecated 2 -",
+            "JSONArgsRecommended 3 -",
+            "UndefinedVar 7 its base says ONBUILD ENV A $NONE",
+            "LegacyKeyValueFormat 7 its base says ONBUILD ENV A $NONE",
+            "WorkdirRelativePath 7 its base says ONBUILD WORKDIR here",
+            "JSONArgsRecommended 7 its base says ONBUILD ENTRYPOINT run http://u:xxxxx@h/",
+            "MultipleInstructionsDisallowed 7 -",
+        ]
+    );
+}
+
+#[test]
+fn triggers_of_a_stage_stand_where_it_is_named() {
+    let text = "FROM scratch AS a\nONBUILD WORKDIR x\nFROM a\nFROM a AS c\nWORKDIR /";
+    let message = "WorkdirRelativePath: Relative workdir \"x\" can have unexpected results if the base image changes";
+    assert_eq!(lint(text, &options()), [format!("{message} (line 3)"), format!("{message} (line 4)")]);
 }
 
 #[test]
