@@ -65,10 +65,14 @@ impl FromStr for Reference {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         // The full grammar is a large regular expression, which takes longer to compile than a cached build takes in all.
+        let fail = |reason: String| ReferenceError { text: text.to_owned(), reason };
+        // Docker's parser refuses it: it would be taken for the id of an image.
+        if text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(fail("a name can't be 64 hexadecimal digits".to_owned()));
+        }
         if let Some(reference) = plain(text) {
             return Ok(reference);
         }
-        let fail = |reason: String| ReferenceError { text: text.to_owned(), reason };
         let parsed: oci_spec::distribution::Reference = text.parse().map_err(|error| fail(format!("{error}")))?;
         let digest = parsed.digest().map(str::parse).transpose().map_err(|error: super::DigestError| fail(error.to_string()))?;
         Ok(Self {
@@ -166,7 +170,7 @@ mod tests {
             assert_eq!(reference.to_string(), full);
             assert_eq!(reference.familiar(), familiar);
         }
-        for text in ["", "UPPER", "a:b:c", "a@sha256:12", "a b", "/a"] {
+        for text in ["", &"a1".repeat(32), "UPPER", "a:b:c", "a@sha256:12", "a b", "/a"] {
             assert!(text.parse::<Reference>().is_err(), "{text}");
         }
     }

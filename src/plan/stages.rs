@@ -10,8 +10,10 @@ use crate::{
     dockerfile::{
         self, Diagnostic, Dockerfile, Span,
         expand::expand_word,
+        mount::check_mount,
         suggest,
         tree::{Instruction, InstructionKind},
+        trigger_label,
     },
     oci::{Platform, Reference},
     plan::{
@@ -102,7 +104,7 @@ pub(super) fn resolve(dockerfile: &Dockerfile, options: &Options, bases: &Bases)
     if reader.nodes.len() == 1 {
         reader.nodes[0].stage_name.clear();
     }
-    let (reachable, missing) = reader.reach(target, bases, escape)?;
+    let (reachable, missing) = reader.reach(target, bases)?;
     let nodes = reader.nodes;
     Ok(Stages { nodes, target, reachable, global_args, missing, escape, epoch })
 }
@@ -248,10 +250,11 @@ impl Reader<'_> {
 
     /// The context given for `name` with --build-context; one for the platform (`name::linux/amd64`) is preferred.
     fn named_context(&self, name: &str, platform: Option<&Platform>, span: Span) -> Result<Option<Ground>, Diagnostic> {
-        if self.options.contexts.is_empty() {
-            return Ok(None);
-        }
-        let name = default_context(name).ok_or_else(|| Diagnostic::at(span, format!("invalid context name {name}")))?;
+        let name = default_context(name).ok_or_else(|| {
+            Diagnostic::at(span, format!("invalid context name {name}: invalid reference format")).with_hint(
+                "a --build-context can stand for a stage, so its name must be one that an image can have: single separators between words",
+            )
+        })?;
         let wanted = platform.unwrap_or(&self.options.target_platform);
         let of_platform = format!("{name}::{wanted}");
         let found = [of_platform, name].into_iter().find_map(|name| self.options.contexts.get(&name).map(|kind| (name, *kind)));
@@ -309,7 +312,8 @@ impl Reader<'_> {
             InstructionKind::Run(run) => {
                 let mut list = Vec::with_capacity(run.mounts.len());
                 for mount in &run.mounts {
-                    let from = mount_from(&mount.text);
+                    // A mount that is wrong is refused when it is read, with the variables it needs.
+                    let from = check_mount(&mount.text).ok().flatten();
                     list.push(from.map(|name| self.named_source(&name, instruction.span)).transpose()?);
                 }
                 list
@@ -357,8 +361,9 @@ impl Reader<'_> {
         })))
     }
 
-    /// Whether some node needs itself; in time that grows with the file.
-    fn has_circle(&self) -> bool {
+    /// Stages that copy from each other. A base is always above, so what stands on itself through one is told by its copy
+    /// from a later stage (BuildKit's `validateCircularDependency`). In time that grows with the file.
+    fn check_circles(&self) -> Result<(), Diagnostic> {
         #[derive(Clone, Copy, PartialEq)]
         enum Mark {
             New,
@@ -366,6 +371,7 @@ impl Reader<'_> {
             Done,
         }
         let mut marks = vec![Mark::New; self.nodes.len()];
+        let mut reached_from = vec![0; self.nodes.len()];
         for start in 0..self.nodes.len() {
             let mut pending = vec![(start, false)];
             while let Some((at, left)) = pending.pop() {
@@ -374,10 +380,18 @@ impl Reader<'_> {
                     (false, Mark::New) => {
                         marks[at] = Mark::Open;
                         pending.push((at, true));
-                        for next in self.direct(NodeId(at)) {
+                        for next in &self.nodes[at].dependencies {
                             match marks[next.0] {
-                                Mark::New => pending.push((next.0, false)),
-                                Mark::Open => return true,
+                                Mark::New => {
+                                    reached_from[next.0] = at;
+                                    pending.push((next.0, false));
+                                }
+                                Mark::Open => {
+                                    if next.0 == start {
+                                        reached_from[start] = at;
+                                    }
+                                    return Err(self.circle(start, next.0, &reached_from));
+                                }
                                 Mark::Done => {}
                             }
                         }
@@ -386,36 +400,19 @@ impl Reader<'_> {
                 }
             }
         }
-        false
-    }
-
-    fn check_circles(&self) -> Result<(), Diagnostic> {
-        if !self.has_circle() {
-            return Ok(());
-        }
-        for start in 0..self.nodes.len() {
-            let mut seen = BTreeSet::new();
-            let mut pending = self.direct(NodeId(start));
-            while let Some(id) = pending.pop() {
-                if id.0 == start {
-                    let node = &self.nodes[start];
-                    return Err(Diagnostic::at(
-                        self.circle_span(start),
-                        format!("circular dependency detected on stage: {}", node.stage_name),
-                    ));
-                }
-                if seen.insert(id) {
-                    pending.extend(self.direct(id));
-                }
-            }
-        }
         Ok(())
     }
 
-    fn circle_span(&self, start: usize) -> Span {
+    /// The first step from `start` into the circle that `stage` is in.
+    fn circle(&self, start: usize, stage: usize, reached_from: &[usize]) -> Diagnostic {
+        let mut first = stage;
+        while reached_from[first] != start {
+            first = reached_from[first];
+        }
         let node = &self.nodes[start];
-        let guilty = node.commands.iter().find(|command| command.sources.iter().flatten().any(|id| id.0 >= start));
-        guilty.map_or(node.span, |command| command.instruction.span)
+        let guilty = node.commands.iter().find(|command| command.sources.contains(&Some(NodeId(first))));
+        let span = guilty.map_or(node.span, |command| command.instruction.span);
+        Diagnostic::at(span, format!("circular dependency detected on stage: {}", node.stage_name))
     }
 
     fn direct(&self, id: NodeId) -> Vec<NodeId> {
@@ -437,7 +434,7 @@ impl Reader<'_> {
     }
 
     /// Reads triggers of known bases until they bring nothing new.
-    fn reach(&mut self, target: NodeId, bases: &Bases, escape: char) -> Result<(BTreeSet<NodeId>, BTreeMap<BaseKey, Span>), Diagnostic> {
+    fn reach(&mut self, target: NodeId, bases: &Bases) -> Result<(BTreeSet<NodeId>, BTreeMap<BaseKey, Span>), Diagnostic> {
         loop {
             let reachable = self.reachable(target);
             let mut changed = false;
@@ -448,7 +445,7 @@ impl Reader<'_> {
                 if let Some(triggers) = self.triggers(*id, bases) {
                     self.nodes[id.0].triggers_read = true;
                     changed |= !triggers.is_empty();
-                    self.add_triggers(*id, &triggers, escape)?;
+                    self.add_triggers(*id, &triggers)?;
                 }
             }
             if !changed {
@@ -484,8 +481,7 @@ impl Reader<'_> {
         }
     }
 
-    fn add_triggers(&mut self, id: NodeId, triggers: &[String], escape: char) -> Result<(), Diagnostic> {
-        let _ = escape;
+    fn add_triggers(&mut self, id: NodeId, triggers: &[String]) -> Result<(), Diagnostic> {
         let span = self.nodes[id.0].span;
         let mut commands = Vec::with_capacity(triggers.len());
         for trigger in triggers {
@@ -504,19 +500,6 @@ impl Reader<'_> {
 /// A fault of a trigger: the trigger's text is elsewhere, so the FROM that brings it is shown, and what it says.
 pub(super) fn in_trigger(fault: Diagnostic, span: Span, trigger: &str) -> Diagnostic {
     Diagnostic { span: Some(span), label: Some(trigger_label(trigger)), ..fault }
-}
-
-/// What stands under the FROM that brings a trigger.
-pub fn trigger_label(trigger: &str) -> String {
-    format!("its base says ONBUILD {}", trigger.lines().next().unwrap_or_default())
-}
-
-/// The `from` of a --mount before anything is expanded; variables are refused later, when the mount is read.
-fn mount_from(value: &str) -> Option<String> {
-    value.split(',').find_map(|field| {
-        let (key, value) = field.trim_matches('"').split_once('=')?;
-        (key.eq_ignore_ascii_case("from") && !value.is_empty() && !value.contains('$')).then(|| value.to_owned())
-    })
 }
 
 /// The name under which a --build-context is kept: familiar, without `:latest`. None when it is no name at all.
