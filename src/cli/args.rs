@@ -1,6 +1,9 @@
 //! The command line as it is typed. Meanings are given in the verb's own file.
 
-use std::path::PathBuf;
+use std::{
+    ffi::{OsStr, OsString},
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
@@ -10,7 +13,7 @@ use super::complete;
 /// Builds a Dockerfile into an OCI image: no daemon, no root, no set-up.
 #[derive(Debug, Parser)]
 #[command(name = "rbuild", version, max_term_width = 110, arg_required_else_help = false, disable_help_subcommand = true)]
-pub struct Cli {
+pub struct Cli<V: Subcommand = Verb> {
     /// Where images, layers and caches are kept [default: $XDG_DATA_HOME/rbuild]
     #[arg(long, global = true, env = "RBUILD_STORE", value_name = "DIR", hide_env = false)]
     pub store: Option<PathBuf>,
@@ -19,10 +22,27 @@ pub struct Cli {
     pub rung: String,
     /// What to do; `build` when it is left out
     #[command(subcommand)]
-    pub verb: Verb,
+    pub verb: V,
     /// What `rbuild kaniko` says of registries.
     #[arg(skip)]
     pub registries: super::services::RegistryAdjustments,
+}
+
+/// The verb that is said most often, alone.
+#[derive(Debug, Subcommand)]
+enum BuildVerb {
+    Build(Box<BuildArgs>),
+}
+
+/// Reads the command line.
+pub fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
+    // To make the tables of all verbs takes a good part of a build that does nothing. They explain what one alone refuses.
+    if verb(words).is_some_and(|verb| verb == "build")
+        && let Ok(Cli { store, rung, verb: BuildVerb::Build(args), registries }) = Cli::try_parse_from(words)
+    {
+        return Ok(Cli { store, rung, verb: Verb::Build(args), registries });
+    }
+    Cli::try_parse_from(words)
 }
 
 /// The verbs.
@@ -362,18 +382,29 @@ pub struct ImagesArgs {
 }
 
 /// The words of the command line with `build` put in where no verb was said: `rbuild -f Dockerfile .`.
-pub fn with_default_verb(mut words: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsString> {
-    use clap::CommandFactory;
-    let command = Cli::command();
-    let is_verb = |word: &str| {
-        word == "help" || command.get_subcommands().any(|verb| verb.get_name() == word || verb.get_all_aliases().any(|alias| alias == word))
-    };
+pub fn with_default_verb(mut words: Vec<OsString>) -> Vec<OsString> {
     // A link with the name that kaniko's image gives its program stands in for it.
-    if words.first().is_some_and(|program| std::path::Path::new(program).file_name().is_some_and(|name| name == "executor")) {
+    if words.first().is_some_and(|program| Path::new(program).file_name().is_some_and(|name| name == "executor")) {
         words.insert(1, "kaniko".into());
         return words;
     }
-    // `--store DIR` and `--rung RUNG` may stand before the verb.
+    let index = verb_index(&words);
+    match words.get(index).and_then(|word| word.to_str()) {
+        Some("-h" | "--help" | "-V" | "--version") => {}
+        Some(word) if VERBS.contains(&word) => {}
+        None if words.len() <= index => words.push("build".into()),
+        _ => words.insert(index, "build".into()),
+    }
+    words
+}
+
+/// The word that stands where a verb may stand.
+pub fn verb(words: &[OsString]) -> Option<&OsStr> {
+    words.get(verb_index(words)).map(OsString::as_os_str)
+}
+
+/// `--store DIR` and `--rung RUNG` may stand before the verb.
+fn verb_index(words: &[OsString]) -> usize {
     let mut index = 1;
     while let Some(word) = words.get(index).and_then(|word| word.to_str()) {
         match word {
@@ -382,22 +413,58 @@ pub fn with_default_verb(mut words: Vec<std::ffi::OsString>) -> Vec<std::ffi::Os
             _ => break,
         }
     }
-    match words.get(index).and_then(|word| word.to_str()) {
-        Some("-h" | "--help" | "-V" | "--version") => {}
-        Some(word) if is_verb(word) => {}
-        None if words.len() <= index => words.push("build".into()),
-        _ => words.insert(index, "build".into()),
-    }
-    words
+    index
 }
+
+/// All verbs and their aliases. To ask clap for them would build its tables twice, which takes as long as all the rest of
+/// a build that does nothing.
+const VERBS: &[&str] = &[
+    "build",
+    "plan",
+    "watch",
+    "run",
+    "shell",
+    "images",
+    "tag",
+    "rm",
+    "save",
+    "copy",
+    "inspect",
+    "history",
+    "sbom",
+    "diff",
+    "verify",
+    "index",
+    "push",
+    "lock",
+    "cache",
+    "du",
+    "prune",
+    "fsck",
+    "logs",
+    "report",
+    "why",
+    "doctor",
+    "login",
+    "logout",
+    "help",
+    "completions",
+    "man",
+    "kaniko",
+    "parse",
+];
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::CommandFactory;
+
     use super::*;
 
     fn words(text: &str) -> Vec<String> {
         let given = text.split_whitespace().map(Into::into).collect();
-        with_default_verb(given).into_iter().map(|word: std::ffi::OsString| word.into_string().unwrap()).collect()
+        with_default_verb(given).into_iter().map(|word: OsString| word.into_string().unwrap()).collect()
     }
 
     #[test]
@@ -424,7 +491,10 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
+        let command = <Cli>::command();
+        let verbs = command.get_subcommands().flat_map(|verb| std::iter::once(verb.get_name()).chain(verb.get_all_aliases()));
+        let (verbs, listed): (BTreeSet<&str>, BTreeSet<&str>) = (verbs.collect(), VERBS.iter().copied().collect());
+        assert_eq!(verbs, listed);
+        command.debug_assert();
     }
 }

@@ -22,7 +22,7 @@ pub const VARIABLE: &str = "RBUILD_COMPLETE";
 
 /// The command line as shells complete it: flags of `build` also where the verb is left out.
 pub fn command() -> clap::Command {
-    let mut command = Cli::command();
+    let mut command = <Cli>::command();
     command.build();
     let build = command.find_subcommand("build").cloned();
     let own: Vec<clap::Id> = command.get_arguments().map(|arg| arg.get_id().clone()).collect();
@@ -95,7 +95,7 @@ pub fn call() -> Vec<CompletionCandidate> {
 
 /// What help is about: topics and verbs.
 pub fn topics() -> Vec<CompletionCandidate> {
-    let command = Cli::command();
+    let command = <Cli>::command();
     let verbs = command.get_subcommands().filter(|verb| !verb.is_hide_set()).map(|verb| CompletionCandidate::new(verb.get_name()));
     topics::names().map(CompletionCandidate::new).chain(verbs).collect()
 }

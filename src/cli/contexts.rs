@@ -152,7 +152,7 @@ fn place(args: &BuildArgs) -> Result<Place, Failure> {
 /// A first word that is no verb is the context of a build: one that nearly is a verb was likely meant as that.
 fn no_context(path: &str) -> Failure {
     let failure = Failure::usage(format!("the build context {path} does not exist"));
-    match nearest(path, Cli::command().get_subcommands().map(|verb| verb.get_name())) {
+    match nearest(path, <Cli>::command().get_subcommands().map(|verb| verb.get_name())) {
         Some(verb) => failure.with_hint(format!("did you mean `rbuild {verb}`?")),
         None => failure,
     }

@@ -51,8 +51,6 @@ mod write;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use args::{Cli, Verb};
 use failure::{EXIT_USAGE, Failure};
 
@@ -63,7 +61,7 @@ pub fn main() -> ExitCode {
     clap_complete::CompleteEnv::with_factory(complete::command).var(complete::VARIABLE).bin("rbuild").complete();
     let words = args::with_default_verb(std::env::args_os().collect());
     let is_run = words.get(1).is_some_and(|verb| verb == "run");
-    let cli = match Cli::try_parse_from(words) {
+    let cli = match args::parse(&words) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are errors to clap, and successes to the shell.
@@ -77,10 +75,12 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(usage) } else { ExitCode::SUCCESS };
         }
     };
-    match dispatch(cli) {
+    let code = match dispatch(cli) {
         Ok(code) => code,
         Err(failure) => failure.report(),
-    }
+    };
+    crate::sandbox::end_server();
+    code
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {

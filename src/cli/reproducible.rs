@@ -6,11 +6,10 @@
 
 use std::{path::Path, process::Command};
 
-use clap::Parser;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    args::{BuildArgs, Cli, Verb, with_default_verb},
+    args::{self, BuildArgs},
     failure::Failure,
     write::Written,
 };
@@ -64,19 +63,24 @@ pub fn epoch(args: &BuildArgs) -> Result<String, Failure> {
 
 /// Writes down how a result came about. A verification that gives the same image leaves what is known of it.
 pub fn record(store: &Store, written: &Written, dockerfile: &str) -> Result<(), Failure> {
-    let parsed = Cli::try_parse_from(with_default_verb(std::env::args_os().collect()));
-    let is_repeated = parsed.is_ok_and(|cli| matches!(cli.verb, Verb::Verify(_)));
+    let given: Vec<_> = std::env::args_os().collect();
+    let is_repeated = args::verb(&given).is_some_and(|verb| verb == "verify");
     if is_repeated && recorded(store, &written.descriptor.digest)?.is_some() {
         return Ok(());
     }
-    let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let words = given.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let directory = std::env::current_dir().map(|path| path.display().to_string()).unwrap_or_default();
     let epoch = std::env::var("SOURCE_DATE_EPOCH").ok();
     let dockerfile = Digest::of(dockerfile.as_bytes()).to_string();
     let image = (written.image.digest != written.descriptor.digest).then(|| written.image.digest.clone());
     let call = Call { words, directory, epoch, dockerfile, version: env!("CARGO_PKG_VERSION").to_owned(), image };
     let payload = serde_json::to_string(&call).expect("plain data has a JSON form");
-    store.record_step(&key(&written.descriptor.digest), &payload, &[]).map_err(|error| Failure::new(chain(&error)))
+    let key = key(&written.descriptor.digest);
+    let fail = |error| Failure::new(chain(&error));
+    if store.step(&key).map_err(fail)?.is_some_and(|found| found.payload == payload) {
+        return Ok(());
+    }
+    store.record_step(&key, &payload, &[]).map_err(fail)
 }
 
 /// How an image came about, if it was built here.

@@ -36,9 +36,9 @@ impl Terminal {
         let (shared, settings) = (ours.clone(), before.clone());
         let connect = move || {
             // Without a terminal the container has not started, and says so elsewhere.
-            let Ok((_, Some(terminal))) = fdpass::receive(&socket) else { return };
+            let Ok(([_], Some(terminal))) = fdpass::receive(&socket).map(|(byte, mut fds)| (byte, fds.pop())) else { return };
             let terminal = shared.get_or_init(|| terminal);
-            if connect(&shared, terminal, &settings).is_ok() && fdpass::send(&socket, 0, None).is_ok() {
+            if connect(&shared, terminal, &settings).is_ok() && fdpass::send(&socket, &[0], &[]).is_ok() {
                 copy_output(terminal);
             }
         };

@@ -260,7 +260,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 
 /// Shows the help of rbuild, a verb or a topic.
 pub fn help(args: &HelpArgs) -> Result<ExitCode, Failure> {
-    let mut command = Cli::command();
+    let mut command = <Cli>::command();
     // A help that nobody reads to its end is no failure.
     let mut out = std::io::stdout();
     let Some(topic) = &args.topic else {
@@ -294,7 +294,7 @@ pub fn completions(args: &CompletionsArgs) -> Result<ExitCode, Failure> {
                 .write_registration(complete::VARIABLE, "rbuild", "rbuild", &program, &mut text)
                 .map_err(|error| Failure::new(format!("cannot write the script: {error}")))?;
         }
-        None => clap_complete::generate(args.shell, &mut Cli::command(), "rbuild", &mut text),
+        None => clap_complete::generate(args.shell, &mut <Cli>::command(), "rbuild", &mut text),
     }
     let _ = std::io::stdout().write_all(&text);
     Ok(ExitCode::SUCCESS)
@@ -311,11 +311,11 @@ pub fn man(args: &ManArgs) -> Result<ExitCode, Failure> {
     match &args.directory {
         Some(directory) => {
             std::fs::create_dir_all(directory).map_err(fail)?;
-            clap_mangen::generate_to(Cli::command(), directory).map_err(fail)?;
+            clap_mangen::generate_to(<Cli>::command(), directory).map_err(fail)?;
         }
         None => {
             let mut text = Vec::new();
-            clap_mangen::Man::new(Cli::command()).render(&mut text).map_err(fail)?;
+            clap_mangen::Man::new(<Cli>::command()).render(&mut text).map_err(fail)?;
             let _ = std::io::stdout().write_all(&text);
         }
     }
@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn the_table_of_flags_names_flags_that_are_there() {
-        let command = Cli::command();
+        let command = <Cli>::command();
         let build = command.find_subcommand("build").unwrap();
         let known = |flag: &str| build.get_arguments().chain(command.get_arguments()).any(|argument| argument.get_long() == Some(flag));
         let rows = FLAGS.lines().skip(5).take_while(|line| !line.is_empty());
@@ -366,11 +366,11 @@ mod tests {
     fn completions_and_pages_are_made_for_all_shells_and_verbs() {
         for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
             let mut text = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "rbuild", &mut text);
+            clap_complete::generate(shell, &mut <Cli>::command(), "rbuild", &mut text);
             assert!(String::from_utf8(text).unwrap().contains("on-error"), "{shell}");
         }
         let directory = tempfile::tempdir().unwrap();
-        clap_mangen::generate_to(Cli::command(), directory.path()).unwrap();
+        clap_mangen::generate_to(<Cli>::command(), directory.path()).unwrap();
         assert!(directory.path().join("rbuild-build.1").exists());
     }
 }

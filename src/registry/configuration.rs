@@ -34,6 +34,8 @@ pub struct Configuration {
     registries: Registries,
     credentials: Vec<CredentialFile>,
     certificates: BTreeMap<String, HostCertificates>,
+    /// Read when a host is first talked to: most builds talk to none, and a bundle is large.
+    authority_files: Vec<PathBuf>,
     authorities: Vec<Vec<u8>>,
 }
 
@@ -86,8 +88,9 @@ impl Configuration {
         &self.credentials
     }
 
-    pub(super) fn authorities(&self) -> &[Vec<u8>] {
-        &self.authorities
+    pub(super) fn authorities(&self) -> Result<Vec<Vec<u8>>, Error> {
+        let read = self.authority_files.iter().filter_map(|path| read(path).transpose());
+        read.chain(self.authorities.iter().cloned().map(Ok)).collect()
     }
 
     pub(super) fn certificates(&self, host: &str) -> Option<&HostCertificates> {
@@ -96,7 +99,7 @@ impl Configuration {
     }
 }
 
-/// Reads all files of `paths`.
+/// Reads all files of `paths` but the bundles of authorities.
 pub fn load(paths: &ConfigPaths) -> Result<Configuration, Error> {
     let mut configuration = Configuration::default();
     let add_registries = |configuration: &mut Configuration, path: &Path| -> Result<bool, Error> {
@@ -122,9 +125,7 @@ pub fn load(paths: &ConfigPaths) -> Result<Configuration, Error> {
     for folder in &paths.certificates {
         load_certificates(folder, &mut configuration.certificates)?;
     }
-    for path in &paths.authorities {
-        configuration.authorities.extend(read(path)?);
-    }
+    configuration.authority_files.clone_from(&paths.authorities);
     Ok(configuration)
 }
 
@@ -221,7 +222,7 @@ mod tests {
         let certificates = configuration.certificates("b.example:5000").unwrap();
         assert_eq!(certificates.authorities, [b"first"]);
         assert_eq!(certificates.identity.as_deref(), Some(&b"cert\nkey"[..]));
-        assert_eq!(configuration.authorities(), [b"pem"]);
+        assert_eq!(configuration.authorities().unwrap(), [b"pem"]);
     }
 
     #[test]

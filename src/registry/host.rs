@@ -22,7 +22,8 @@ pub(super) struct Host {
 
 impl Host {
     pub(super) fn new(name: &str, insecure: bool, configuration: &Configuration, options: &ClientOptions) -> Result<Self, Error> {
-        let client = http_client(name, insecure, configuration, options).map_err(|source| Error::of_request(name, source))?;
+        let authorities = configuration.authorities()?;
+        let client = http_client(name, insecure, configuration, &authorities, options).map_err(|source| Error::of_request(name, source))?;
         Ok(Self { name: name.to_owned(), client, insecure, base: OnceCell::new() })
     }
 
@@ -68,10 +69,16 @@ impl Host {
     }
 }
 
-fn http_client(name: &str, insecure: bool, configuration: &Configuration, options: &ClientOptions) -> reqwest::Result<reqwest::Client> {
+fn http_client(
+    name: &str,
+    insecure: bool,
+    configuration: &Configuration,
+    bundles: &[Vec<u8>],
+    options: &ClientOptions,
+) -> reqwest::Result<reqwest::Client> {
     let mut authorities = Vec::new();
     let own = configuration.certificates(name);
-    for pem in configuration.authorities().iter().chain(own.into_iter().flat_map(|own| &own.authorities)) {
+    for pem in bundles.iter().chain(own.into_iter().flat_map(|own| &own.authorities)) {
         authorities.extend(reqwest::Certificate::from_pem_bundle(pem)?);
     }
     let mut builder = reqwest::Client::builder()

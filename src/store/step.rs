@@ -37,6 +37,9 @@ pub struct FactsRecord {
     pub recorded_unix: u64,
 }
 
+/// Within a minute nothing would change the order in which things are thrown away, so the time of use isn't written anew.
+const USES_WITHIN: i64 = 60;
+
 /// As many earlier builds of one step are remembered to compare with.
 const FACTS_PER_STEP: u32 = 8;
 
@@ -56,7 +59,7 @@ impl Store {
             let blobs = texts.iter().filter_map(|text| text.parse().ok()).collect();
             Ok(Some(StepRecord { payload, blobs, created_unix: created as u64, used_unix: used as u64 }))
         })?;
-        if record.is_some() {
+        if record.as_ref().is_some_and(|record| (record.used_unix as i64) < now_unix() as i64 - USES_WITHIN) {
             self.0.used.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned());
         }
         Ok(record)
@@ -129,8 +132,7 @@ impl super::Inner {
         }
         let now = now_unix() as i64;
         self.database.write(|transaction| {
-            // Within a minute nothing would change the order in which things are thrown away.
-            let mut update = transaction.prepare_cached("UPDATE steps SET used = ?2 WHERE key = ?1 AND used < ?2 - 60")?;
+            let mut update = transaction.prepare_cached("UPDATE steps SET used = ?2 WHERE key = ?1")?;
             keys.iter().try_for_each(|key| update.execute(params![key, now]).map(drop))
         })
     }
