@@ -49,7 +49,7 @@ impl<'a, W: Write> LayerWriter<'a, W> {
     pub fn new(sink: W, compression: Compression, pool: &'a CompressPool) -> io::Result<Self> {
         let sink = Hashing { inner: sink, hash: Sha256::new(), size_bytes: 0 };
         let block = Vec::with_capacity(compression.block_size());
-        Ok(Self { sink, compression, pool, block, pending: VecDeque::new(), offsets: Vec::new(), hasher: Hasher::start()? })
+        Ok(Self { sink, compression, pool, block, pending: VecDeque::new(), offsets: Vec::new(), hasher: Hasher::default() })
     }
 
     /// Ends the blob; gives the sink back.
@@ -95,7 +95,7 @@ impl<'a, W: Write> LayerWriter<'a, W> {
     fn cut(&mut self, is_last: bool) -> io::Result<()> {
         let next = if is_last { Vec::new() } else { Vec::with_capacity(self.compression.block_size()) };
         let data = Arc::new(std::mem::replace(&mut self.block, next));
-        self.hasher.send(data.clone());
+        self.hasher.send(data.clone())?;
         if self.compression == Compression::None {
             return self.sink.write_all(&data);
         }
@@ -153,24 +153,47 @@ impl<W: Write> Write for Hashing<W> {
     }
 }
 
-/// The thread that hashes plain bytes. Ends when its queue is dropped.
-#[derive(Debug)]
+/// Hashes plain bytes: on a thread of its own where there is more than a block of them.
+#[derive(Debug, Default)]
 struct Hasher {
+    first: Option<Arc<Vec<u8>>>,
+    thread: Option<HashThread>,
+}
+
+/// Ends when its queue is dropped.
+#[derive(Debug)]
+struct HashThread {
     queue: Sender<Arc<Vec<u8>>>,
     thread: JoinHandle<(Digest, u64)>,
 }
 
 impl Hasher {
+    fn send(&mut self, block: Arc<Vec<u8>>) -> io::Result<()> {
+        match (&self.thread, self.first.take()) {
+            (Some(thread), _) => thread.send(block),
+            (None, None) => self.first = Some(block),
+            (None, Some(first)) => {
+                let thread = HashThread::start()?;
+                thread.send(first);
+                thread.send(block);
+                self.thread = Some(thread);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> (Digest, u64) {
+        match self.thread {
+            Some(thread) => thread.finish(),
+            None => hash(self.first),
+        }
+    }
+}
+
+impl HashThread {
     fn start() -> io::Result<Self> {
         let (queue, blocks) = crossbeam_channel::bounded::<Arc<Vec<u8>>>(HASH_QUEUE);
-        let thread = std::thread::Builder::new().name("diff-id".to_owned()).spawn(move || {
-            let (mut hash, mut size) = (Sha256::new(), 0);
-            for block in blocks {
-                hash.update(&block);
-                size += block.len() as u64;
-            }
-            (hash.finish(), size)
-        })?;
+        let thread = std::thread::Builder::new().name("diff-id".to_owned()).spawn(move || hash(blocks))?;
         Ok(Self { queue, thread })
     }
 
@@ -182,6 +205,15 @@ impl Hasher {
         drop(self.queue);
         self.thread.join().expect("hashing does not panic")
     }
+}
+
+fn hash(blocks: impl IntoIterator<Item = Arc<Vec<u8>>>) -> (Digest, u64) {
+    let (mut hash, mut size) = (Sha256::new(), 0);
+    for block in blocks {
+        hash.update(&block);
+        size += block.len() as u64;
+    }
+    (hash.finish(), size)
 }
 
 #[cfg(test)]
