@@ -25,9 +25,9 @@ pub fn open(socket: UnixStream) -> Result<(), InitError> {
     let terminal = rustix::pty::ioctl_tiocgptpeer(&other, flags).during("open the terminal")?;
     // As a console it is also known to programs that look for one. Where /dev is not ours there is none.
     let _ = bind_console(&other);
-    fdpass::send(&socket, 0, Some(other.as_fd())).during("hand over the terminal")?;
+    fdpass::send(&socket, &[0], &[other.as_fd()]).during("hand over the terminal")?;
     drop(other);
-    fdpass::receive(&socket).during("wait for the terminal's size")?;
+    fdpass::receive::<1>(&socket).during("wait for the terminal's size")?;
     for number in 0..=2 {
         process::place_fd(terminal.as_fd(), number).during("set standard streams")?;
     }

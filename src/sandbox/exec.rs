@@ -207,7 +207,7 @@ fn give_up_power_with_one_id(user: &User, filter: &[Instruction], emulator: &Uni
         sys::seccomp::install(filter).during("install the seccomp filter")?;
     }
     let listener = sys::notify::install(&emulate::held_calls()).during("install the emulation filter")?;
-    fdpass::send(emulator, 0, Some(listener.as_fd())).during("hand over the emulation filter")?;
+    fdpass::send(emulator, &[0], &[listener.as_fd()]).during("hand over the emulation filter")?;
     drop(listener);
     limit_capabilities(user, CAPABILITIES)
 }

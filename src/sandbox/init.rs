@@ -1,13 +1,14 @@
-//! RUN's init: what rbuild re-executes itself as for each step, in three roles.
+//! RUN's init: what rbuild re-executes itself as, in four roles.
 //!
 //! | Role | Where | Job |
 //! |---|---|---|
+//! | server | rbuild's namespaces | forks a keeper for each step ([`forkserver`]) |
 //! | keeper | rbuild's namespaces, then a new mount namespace and back | builds the root, waits, takes the stubs away |
 //! | reaper | pid 1 of the step | mounts /proc, pivots, waits for everybody, tells the exit |
 //! | program | the step's process | changes ids, becomes the command |
 //!
-//! Each starts the next by fork: this program has one thread. All die with rbuild: the keeper and the reaper by
-//! parent-death signal, the rest with pid 1. Unaware of builds.
+//! Each starts the next by fork: this program has one thread. All die with rbuild: the first three by parent-death
+//! signal, the rest with pid 1. Unaware of builds.
 
 use std::{
     fs::File,
@@ -32,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     chroot,
     emulate::Emulator,
-    exec, files,
+    exec, files, forkserver,
     mounts::{self, Prepared},
     network::{Attachment, NAME_SERVER},
     outcome::{During, Exit, InitError, Message},
@@ -51,21 +52,20 @@ use crate::sys::{
 /// The first argument that makes rbuild be RUN's init.
 pub const ARGUMENT: &str = "__rbuild-init";
 
-/// Call this first in `main`: when rbuild was started as RUN's init, it runs the step and never returns.
+/// Call this first in `main`: when rbuild was started as RUN's init, it runs steps and never returns.
 pub fn init_if_asked() {
     let mut args = std::env::args_os().skip(1);
     if args.next().is_none_or(|first| first != ARGUMENT) || args.next().is_some() {
         return;
     }
-    let Ok(control) = Control::from_stdin() else { process::exit_now(1) };
-    let code = keep(&control).map_or_else(
-        |error| {
+    let step = |control: &Control| match keep(control) {
+        Ok(()) => 0,
+        Err(error) => {
             control.tell(&Message::Failed(error));
             1
-        },
-        |()| 0,
-    );
-    process::exit_now(code)
+        }
+    };
+    process::exit_now(i32::from(forkserver::serve(step).is_err()))
 }
 
 /// What rbuild sends.
@@ -86,17 +86,23 @@ pub(super) struct Control {
     socket: UnixStream,
 }
 
+impl From<UnixStream> for Control {
+    fn from(socket: UnixStream) -> Self {
+        Self { socket }
+    }
+}
+
 impl Control {
-    fn from_stdin() -> io::Result<Self> {
+    pub(super) fn from_stdin() -> io::Result<Self> {
         Ok(Self { socket: UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?) })
     }
 
     /// The spec, which ends where rbuild closes its writing half, and the descriptor that came with it.
     fn receive_order(&self) -> io::Result<(Order, Option<OwnedFd>)> {
-        let (first, fd) = fdpass::receive(&self.socket)?;
-        let mut text = vec![first];
+        let (first, mut fds) = fdpass::receive::<1>(&self.socket)?;
+        let mut text = first.to_vec();
         (&self.socket).read_to_end(&mut text)?;
-        Ok((serde_json::from_slice(&text)?, fd))
+        Ok((serde_json::from_slice(&text)?, fds.pop()))
     }
 
     /// Only the first message counts. Nobody to hear it: rbuild is gone and we shall be soon.
@@ -305,8 +311,8 @@ fn reap_and_emulate(spec: &Spec, ready: &Ready, streams: Streams<'_>) -> Result<
     let (ours, theirs) = UnixStream::pair().during("make a socket")?;
     let (program, proc) = start(spec, ready, streams, Some(theirs))?;
     let death = rustix::process::pidfd_open(rustix_pid(program)?, PidfdFlags::empty()).during("watch the program")?;
-    let emulator = match fdpass::receive(&ours) {
-        Ok((_, Some(listener))) => Emulator::new(Listener::new(listener), ready.user.clone(), proc),
+    let emulator = match fdpass::receive::<1>(&ours).map(|(_, mut fds)| fds.pop()) {
+        Ok(Some(listener)) => Emulator::new(Listener::new(listener), ready.user.clone(), proc),
         // It has told why before it ended.
         _ => return wait_for_program(program),
     };

@@ -60,8 +60,9 @@ pub fn in_order(mounts: &[Mount]) -> Result<Vec<(PathBuf, &MountKind)>, InitErro
 /// Opens all sources. The result is in the order of mounting.
 pub fn prepare(mounts: &[Mount], staging: &OwnedFd) -> Result<Vec<Prepared>, InitError> {
     let mut prepared = Vec::new();
+    let mut memory = Memory { staging, root: None, count: 0 };
     for (target, kind) in in_order(mounts)? {
-        let content = content_of(kind, staging).map_err(|error| refuse(&target, error))?;
+        let content = content_of(kind, staging, &mut memory).map_err(|error| refuse(&target, error))?;
         prepared.push(Prepared { target, content });
     }
     Ok(prepared)
@@ -103,7 +104,7 @@ fn new_tmpfs(covered: Option<&OwnedFd>, size_bytes: Option<u64>) -> io::Result<O
     mountns::new_filesystem("tmpfs", &options, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV)
 }
 
-fn content_of(kind: &MountKind, staging: &OwnedFd) -> io::Result<Content> {
+fn content_of(kind: &MountKind, staging: &OwnedFd, memory: &mut Memory<'_>) -> io::Result<Content> {
     const HARMLESS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
     match kind {
         MountKind::Tmpfs { size_bytes } => Ok(Content::Tmpfs(*size_bytes)),
@@ -116,13 +117,13 @@ fn content_of(kind: &MountKind, staging: &OwnedFd) -> io::Result<Content> {
         }
         MountKind::Discard { source, subpath, scratch } => discard(source, subpath, scratch.as_deref(), staging),
         MountKind::Secret { bytes, mode, uid, gid } => {
-            let file = memory_file(bytes, *mode, (*uid, *gid), staging)?;
+            let file = memory.file(bytes, *mode, (*uid, *gid))?;
             let attributes = HARMLESS | MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_RDONLY;
             mountns::add_attributes(&file, attributes, false)?;
             Ok(Content::Tree(file, Shape::File))
         }
         MountKind::File { bytes, mode } => {
-            let file = memory_file(bytes, *mode, (0, 0), staging)?;
+            let file = memory.file(bytes, *mode, (0, 0))?;
             mountns::add_attributes(&file, HARMLESS | MountAttrFlags::MOUNT_ATTR_RDONLY, false)?;
             Ok(Content::Tree(file, Shape::File))
         }
@@ -199,29 +200,47 @@ fn fd_path(fd: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
-/// A file on a tmpfs of its own, as a detached mount; it is gone with the last process of the step.
-fn memory_file(bytes: &[u8], mode: u32, owner: (u32, u32), staging: &OwnedFd) -> io::Result<OwnedFd> {
-    let memory = mountns::new_filesystem("tmpfs", &[("mode", "0700")], MountAttrFlags::empty())?;
-    on_staging(staging, memory, |root| {
-        let (mut file, path) = new_file(root)?;
+/// Where the files of a step lie that are on no disk: one tmpfs, of which nobody sees more than the mounts of its files; it
+/// is gone with the last process of the step.
+struct Memory<'a> {
+    staging: &'a OwnedFd,
+    /// Mounted on `staging`, for clones can only be taken of what is mounted.
+    root: Option<RootDir>,
+    count: usize,
+}
+
+impl Memory<'_> {
+    /// A file as a detached mount.
+    fn file(&mut self, bytes: &[u8], mode: u32, owner: (u32, u32)) -> io::Result<OwnedFd> {
+        let name = self.count.to_string();
+        self.count += 1;
+        let root = self.root()?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let mut file = File::from(rustix::fs::openat(root.as_fd(), &name, flags, Mode::RUSR)?);
         file.write_all(bytes)?;
-        finish_file(root, &file, mode, owner)?;
-        mountns::clone_tree(path)
-    })
+        // Owner first: chown clears the special bits that the mode may set.
+        recorded::give_at(root.as_fd(), OsStr::new(&name), owner.0, owner.1)?;
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+        mountns::clone_tree(rustix::fs::openat(root.as_fd(), &name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    fn root(&mut self) -> io::Result<&RootDir> {
+        let root = match self.root.take() {
+            Some(root) => root,
+            None => {
+                let tmpfs = mountns::new_filesystem("tmpfs", &[("mode", "0700")], MountAttrFlags::empty())?;
+                mountns::attach(&tmpfs, self.staging)?;
+                RootDir::from_fd(tmpfs)
+            }
+        };
+        Ok(self.root.insert(root))
+    }
 }
 
-/// A new file to write, and a descriptor to mount it by.
-fn new_file(root: &RootDir) -> io::Result<(File, OwnedFd)> {
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(root.as_fd(), "file", flags, Mode::RUSR)?;
-    let path = rustix::fs::openat(root.as_fd(), "file", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    Ok((File::from(file), path))
-}
-
-/// Owner first: chown clears the special bits that the mode may set.
-fn finish_file(root: &RootDir, file: &File, mode: u32, (uid, gid): (u32, u32)) -> io::Result<()> {
-    recorded::give_at(root.as_fd(), OsStr::new("file"), uid, gid)?;
-    Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
+impl Drop for Memory<'_> {
+    fn drop(&mut self) {
+        let _ = self.root.take().map(|root| mountns::detach(root.as_fd()));
+    }
 }
 
 /// Clones can only be taken of what is mounted: `mount` is, on `staging`, while `work` runs.

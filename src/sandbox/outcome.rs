@@ -110,4 +110,6 @@ pub enum Message {
     Exited(Exit),
     /// It was never started.
     Failed(InitError),
+    /// RUN's init ended in this way.
+    Died(String),
 }

@@ -197,11 +197,20 @@ pub fn mount_proc(target: impl AsFd) -> Result<Proc, InitError> {
 
 /// Covers what the kernel shows to everybody and a build step has no business with.
 pub fn mask(root: &RootDir) -> Result<(), InitError> {
+    // One file system for all directories: to make and to end one takes longer than all the rest.
+    let mut empty: Option<OwnedFd> = None;
     for path in MASKED {
         let Some((fd, is_directory)) = open_kernel_path(root, path)? else { continue };
-        let cover = if is_directory { empty_directory() } else { mountns::clone_host_path(Path::new("/dev/null")) };
+        let cover = match &empty {
+            _ if !is_directory => mountns::clone_host_path(Path::new("/dev/null")),
+            Some(mounted) => mountns::clone_tree(mounted),
+            None => empty_directory(),
+        };
         let cover = cover.during("make a mask")?;
-        mountns::attach(cover, fd).during("mask a path")?;
+        mountns::attach(&cover, fd).during("mask a path")?;
+        if is_directory {
+            empty.get_or_insert(cover);
+        }
     }
     for path in READ_ONLY {
         let Some((fd, _)) = open_kernel_path(root, path)? else { continue };

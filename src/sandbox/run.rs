@@ -2,13 +2,13 @@
 //! Unaware of how the step is isolated.
 
 use std::{
+    fs::File,
     io::{self, Read, Write},
     net::Shutdown,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{net::UnixStream, process::CommandExt},
+        unix::net::UnixStream,
     },
-    process::{Child, Command, ExitStatus},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,23 +17,29 @@ use std::{
 };
 
 use nix::unistd::Pid;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, Timespec},
+    pipe::PipeFlags,
+};
 
 use super::{
     cgroup::{Group, Usage},
     enter::{self, Rung},
+    forkserver::{self, Forked},
     gateway,
-    init::{self, Order},
+    init::Order,
     limits, network, oom,
     outcome::{Exit, Message, RunError},
-    selfexe,
     spec::{Spec, Stdio},
     ssh,
 };
 use crate::sys::fdpass;
 
-/// What a pipe holds and one read takes: a step that floods its output is woken, and wakes us, as seldom as can be.
+/// What a pipe holds and one read takes at most: a step that floods its output is woken, and wakes us, as seldom as can be.
 const PIPE_BYTES: usize = 1 << 20;
+
+/// What one read takes of a step that says little.
+const READ_BYTES: usize = 1 << 14;
 
 /// Which stream a piece of output came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,10 +125,10 @@ fn run_with(
     gateway::resolve(&mut spec.extra_hosts, &network).map_err(RunError::Start)?;
     let one_id = enter::current() == Rung::Single || (spec.emulate_ids && enter::current() == Rung::Full);
     let mut step = Step::start(&Order { spec, network, one_id, chroot }, &group, terminal).map_err(RunError::Start)?;
-    started(Pid::from_raw(i32::try_from(step.child.id()).unwrap_or(i32::MAX)));
+    started(step.init.pid);
     let deadline = timeout.map(|timeout| (Instant::now() + timeout, timeout));
     let mut answer = Vec::new();
-    let mut buffer = vec![0; PIPE_BYTES];
+    let mut buffer = vec![0; READ_BYTES];
     let mut sources = step.sources();
     while !sources.is_empty() {
         let ready = wait(&sources, cancel, deadline.map(|(at, _)| at)).map_err(RunError::Start)?;
@@ -131,23 +137,28 @@ fn run_with(
             Ready::TimedOut => return Err(deadline.map_or(RunError::Cancelled, |(_, timeout)| RunError::TimedOut(timeout))),
             Ready::Source(index) => match sources[index].read(&mut buffer) {
                 Ok(0) => drop(sources.swap_remove(index)),
-                Ok(count) => match sources[index].stream() {
-                    Some(stream) => output(stream, &buffer[..count]),
-                    None => answer.extend_from_slice(&buffer[..count]),
-                },
+                Ok(count) => {
+                    match sources[index].stream() {
+                        Some(stream) => output(stream, &buffer[..count]),
+                        None => answer.extend_from_slice(&buffer[..count]),
+                    }
+                    if count == buffer.len() {
+                        buffer.resize(PIPE_BYTES, 0);
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(RunError::Start(error)),
             },
         }
     }
-    let status = step.wait().map_err(RunError::Start)?;
+    step.ended = true;
     let usage = group.usage();
-    let mut exit = match understand(&answer, status) {
+    let mut exit = match understand(&answer) {
         // It was init that was killed for the memory of its step.
         Err(RunError::Silent(_)) if usage.oom_kills > 0 => killed(),
         result => result?,
     };
-    note_usage(&mut exit, usage, oom::kills() > oom_before);
+    note_usage(&mut exit, usage, || oom::kills() > oom_before);
     Ok(exit)
 }
 
@@ -159,26 +170,29 @@ fn killed() -> Exit {
 
 /// A compiler that was killed makes its make fail, and the end of a pipe hides it: what the step's own group tells counts
 /// whatever the code is. The machine's counter may tell of somebody else.
-fn note_usage(exit: &mut Exit, usage: Usage, was_killing: bool) {
+fn note_usage(exit: &mut Exit, usage: Usage, was_killing: impl FnOnce() -> bool) {
     exit.memory_peak_bytes = usage.memory_peak_bytes;
-    exit.out_of_memory = usage.oom_kills > 0 || exit.code == 137 && was_killing;
+    exit.out_of_memory = usage.oom_kills > 0 || exit.code == 137 && was_killing();
     exit.out_of_pids = exit.code != 0 && usage.pids_refused > 0;
 }
 
 /// The first message counts: a program that was never started has told why before its process ended.
-fn understand(answer: &[u8], status: ExitStatus) -> Result<Exit, RunError> {
+fn understand(answer: &[u8]) -> Result<Exit, RunError> {
     let line = answer.split(|byte| *byte == b'\n').next().unwrap_or_default();
     match serde_json::from_slice(line) {
         Ok(Message::Exited(exit)) => Ok(exit),
         Ok(Message::Failed(error)) => Err(RunError::Init(error)),
-        Err(_) => Err(RunError::Silent(status.to_string())),
+        Ok(Message::Died(how)) => Err(RunError::Silent(how)),
+        Err(error) => Err(RunError::Silent(error.to_string())),
     }
 }
 
-/// RUN's init as a child; dropped early, it and all below it are killed.
+/// RUN's init; dropped early, it and all below it are killed.
 struct Step {
-    child: Child,
+    init: Forked,
     control: Option<UnixStream>,
+    /// Where what it writes arrives, when that is captured.
+    outputs: Vec<Source>,
     /// It clears up by itself when nobody listens any more.
     clears_up: bool,
     ended: bool,
@@ -187,28 +201,23 @@ struct Step {
 impl Step {
     fn start(order: &Order, group: &Group, terminal: Option<UnixStream>) -> io::Result<Self> {
         let (control, theirs) = UnixStream::pair()?;
-        let mut command = Command::new(selfexe::path()?);
-        command.arg0("rbuild-init").arg(init::ARGUMENT).env_clear().current_dir("/").stdin(OwnedFd::from(theirs));
-        if order.spec.stdio == Stdio::Capture {
-            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-        } else {
-            // What is typed at our terminal is a signal to us, who pass it on once.
-            command.process_group(0);
-        }
-        if terminal.is_some() {
+        let mut outputs = Vec::new();
+        let init = match (order.spec.stdio, &terminal) {
+            (Stdio::Capture, _) => {
+                let ((out, their_out), (err, their_err)) = (pipe()?, pipe()?);
+                outputs.extend([Source::Output(Stream::Stdout, out), Source::Output(Stream::Stderr, err)]);
+                forkserver::fork(&theirs, their_out.as_fd(), their_err.as_fd())?
+            }
             // The program takes the terminal for these; nobody else has anything to say there.
-            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-        }
-        let child = command.spawn()?;
-        // A user may have used up what pipes may take: then they are smaller.
-        for pipe in child.stdout.iter().map(AsFd::as_fd).chain(child.stderr.iter().map(AsFd::as_fd)) {
-            let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE_BYTES);
-        }
-        // The command still holds the other end, which would keep the socket open for ever.
-        drop(command);
-        let step = Self { child, control: Some(control), clears_up: order.chroot, ended: false };
+            (_, Some(_)) => {
+                let null = File::options().write(true).open("/dev/null")?;
+                forkserver::fork(&theirs, null.as_fd(), null.as_fd())?
+            }
+            (_, None) => forkserver::fork(&theirs, io::stdout().as_fd(), io::stderr().as_fd())?,
+        };
+        let step = Self { init, control: Some(control), outputs, clears_up: order.chroot, ended: false };
         // It waits for its order, and has no children yet.
-        group.enter(step.child.id())?;
+        group.enter(step.init.pid.as_raw().unsigned_abs())?;
         step.send(order, terminal)?;
         Ok(step)
     }
@@ -222,22 +231,13 @@ impl Step {
             Stdio::Inherit => Some(stdin.as_fd()),
             Stdio::Terminal => terminal.as_ref().map(AsFd::as_fd),
         };
-        fdpass::send(control, text[0], passed)?;
+        fdpass::send(control, &text[..1], passed.as_slice())?;
         control.write_all(&text[1..])?;
         control.shutdown(Shutdown::Write)
     }
 
     fn sources(&mut self) -> Vec<Source> {
-        let out = self.child.stdout.take().map(|pipe| Source::Output(Stream::Stdout, pipe.into()));
-        let err = self.child.stderr.take().map(|pipe| Source::Output(Stream::Stderr, pipe.into()));
-        let control = self.control.take().map(Source::Control);
-        out.into_iter().chain(err).chain(control).collect()
-    }
-
-    fn wait(&mut self) -> io::Result<ExitStatus> {
-        let status = self.child.wait()?;
-        self.ended = true;
-        Ok(status)
+        std::mem::take(&mut self.outputs).into_iter().chain(self.control.take().map(Source::Control)).collect()
     }
 }
 
@@ -247,11 +247,19 @@ impl Drop for Step {
             // The other end sees that this one is closed.
             drop(self.control.take());
             if !self.clears_up {
-                let _ = self.child.kill();
+                self.init.kill();
             }
-            let _ = self.child.wait();
+            self.init.wait();
         }
     }
+}
+
+/// A pipe for much output, the reading end first.
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    // A user may have used up what pipes may take: then it is smaller.
+    let _ = rustix::pipe::fcntl_setpipe_size(&ours, PIPE_BYTES);
+    Ok((ours, theirs))
 }
 
 /// Something that init or the step writes to.
