@@ -25,6 +25,7 @@ mod materials;
 mod progress;
 mod recompress;
 mod recorder;
+mod records;
 mod remember;
 mod remote;
 mod report;

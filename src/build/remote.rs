@@ -4,10 +4,7 @@
 use futures_util::future::BoxFuture;
 
 use crate::{
-    build::{
-        BuildError,
-        engine::{Engine, Record},
-    },
+    build::{BuildError, engine::Engine, records::Record},
     oci::Descriptor,
     plan::{Op, VertexId},
 };

@@ -20,10 +20,10 @@ use crate::{
         services,
         write::Steps,
     },
-    export::{self, Depot, ExportError, MovedCacheMount},
+    export::{self, Depot, MovedCacheMount},
     oci::Reference,
     snapshot,
-    store::{CacheMountInfo, CacheMountLock, Store, StoreError},
+    store::{CacheMountInfo, CacheMountLock, Store},
     sys::root::RootDir,
 };
 
@@ -154,7 +154,7 @@ pub fn cache(cli: &Cli, args: &CacheArgs) -> Result<ExitCode, Failure> {
 fn list(cli: &Cli, args: &LsArgs) -> Result<ExitCode, Failure> {
     services::enter(cli)?;
     let store = services::open_store(cli)?;
-    let mounts = store.cache_mounts().map_err(store_failure)?;
+    let mounts = store.cache_mounts().map_err(fail)?;
     let mut out = std::io::stdout().lock();
     if args.json {
         let value = |mount: &CacheMountInfo| {
@@ -203,7 +203,7 @@ fn chosen<T: Clone>(all: &[T], id_of: impl Fn(&T) -> &str, ids: &[String], place
 fn export(cli: &Cli, args: &ExportArgs) -> Result<ExitCode, Failure> {
     let location = Location::parse(&args.place)?;
     let work = Work::begin(cli)?;
-    let mounts = chosen(&work.services.store.cache_mounts().map_err(store_failure)?, |mount| &mount.id, &args.ids, "the store")?;
+    let mounts = chosen(&work.services.store.cache_mounts().map_err(fail)?, |mount| &mount.id, &args.ids, "the store")?;
     if mounts.is_empty() {
         return Err(Failure::new("the store has no cache mounts").with_hint("RUN --mount=type=cache,.. makes them"));
     }
@@ -250,11 +250,11 @@ fn import(cli: &Cli, args: &ImportArgs) -> Result<ExitCode, Failure> {
             let moved = steps.step(&name, async |step| {
                 let note = |text: &str| steps.event(Event::Note { step: Some(step), text });
                 // Beside the cache mount, which others may use meanwhile.
-                let draft = services.store.new_cache_mount().map_err(store_failure)?;
+                let draft = services.store.new_cache_mount().map_err(fail)?;
                 let moved = export::import_cache_mount(&depot, entry, &draft.path(), services.ownership).await.map_err(fail)?;
                 let lock = lock(&services.store, id, &note).await?;
                 match lock.path().filter(|_| !args.replace) {
-                    None => lock.replace(draft).map_err(store_failure)?,
+                    None => lock.replace(draft).map_err(fail)?,
                     Some(path) => merge(&draft.path(), &path)?,
                 }
                 note(&sentence(&moved, "read"));
@@ -296,7 +296,7 @@ impl Work {
 async fn lock(store: &Store, id: &str, note: &impl Fn(&str)) -> Result<CacheMountLock, Failure> {
     let mut is_told = false;
     loop {
-        if let Some(lock) = store.lock_cache_mount(id).map_err(store_failure)? {
+        if let Some(lock) = store.lock_cache_mount(id).map_err(fail)? {
             return Ok(lock);
         }
         if !std::mem::replace(&mut is_told, true) {
@@ -322,11 +322,7 @@ fn tell(moved: Result<Vec<MovedCacheMount>, Failure>, reporter: &Reporter, json:
     Ok(ExitCode::SUCCESS)
 }
 
-fn fail(error: ExportError) -> Failure {
-    Failure::new(chain(&error))
-}
-
-fn store_failure(error: StoreError) -> Failure {
+fn fail(error: impl std::error::Error) -> Failure {
     Failure::new(chain(&error))
 }
 

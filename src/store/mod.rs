@@ -73,7 +73,7 @@ pub use lease::{Lease, LeaseKind};
 pub use memory::Remembered;
 pub use snapshot::{SnapshotDraft, SnapshotId};
 pub use stat_cache::StatRow;
-pub use step::{FactsRecord, StepRecord};
+pub use step::{FactsRecord, NewStep, StepRecord};
 pub use temporary::Scratch;
 pub use usage::{Object, ObjectKind, Usage};
 

@@ -24,6 +24,17 @@ pub struct StepRecord {
     pub used_unix: u64,
 }
 
+/// What is to be remembered under a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewStep {
+    /// The key.
+    pub key: String,
+    /// The builder's own account of the result, as JSON.
+    pub payload: String,
+    /// The blobs that the result consists of.
+    pub blobs: Vec<Digest>,
+}
+
 /// What a step's key was made of in some earlier build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FactsRecord {
@@ -67,12 +78,25 @@ impl Store {
 
     /// Remembers what a step gave; a step recorded before is recorded anew.
     pub fn record_step(&self, key: &str, payload: &str, blobs: &[Digest]) -> Result<()> {
+        self.record_steps(&[NewStep { key: key.to_owned(), payload: payload.to_owned(), blobs: blobs.to_vec() }])
+    }
+
+    /// The same for many, all or none.
+    pub fn record_steps(&self, steps: &[NewStep]) -> Result<()> {
+        if steps.is_empty() {
+            return Ok(());
+        }
         let now = now_unix() as i64;
         self.0.database.write(|transaction| {
-            transaction.prepare_cached("INSERT OR REPLACE INTO steps VALUES (?1, ?2, ?3, ?3)")?.execute(params![key, payload, now])?;
-            transaction.prepare_cached("DELETE FROM step_blobs WHERE key = ?1")?.execute([key])?;
-            let mut insert = transaction.prepare_cached("INSERT OR IGNORE INTO step_blobs VALUES (?1, ?2)")?;
-            blobs.iter().try_for_each(|digest| insert.execute(params![key, digest.as_str()]).map(drop))
+            let mut step = transaction.prepare_cached("INSERT OR REPLACE INTO steps VALUES (?1, ?2, ?3, ?3)")?;
+            let mut clear = transaction.prepare_cached("DELETE FROM step_blobs WHERE key = ?1")?;
+            let mut blob = transaction.prepare_cached("INSERT OR IGNORE INTO step_blobs VALUES (?1, ?2)")?;
+            for NewStep { key, payload, blobs } in steps {
+                step.execute(params![key, payload, now])?;
+                clear.execute([key])?;
+                blobs.iter().try_for_each(|digest| blob.execute(params![key, digest.as_str()]).map(drop))?;
+            }
+            Ok(())
         })
     }
 
