@@ -200,12 +200,12 @@ fn mounts_show_what_they_say_and_leave_no_trace() {
          cat /run/secrets/tok; stat -c ' %a %u:%g' /run/secrets/tok; /dev/pipes/script; stat -c %a /root",
     );
     spec.mounts = vec![
-        mount("/m/in", MountKind::Tmpfs { size_bytes: Some(1 << 20) }),
+        mount("/m/in", MountKind::Tmpfs { size_bytes: Some(1 << 20), read_only: false }),
         mount("/m", bind("", true)),
         mount("/new/deep/file", bind("/a.txt", true)),
         mount("/run/secrets/tok", secret),
         mount("/dev/pipes/script", MountKind::File { bytes: b"#!/bin/sh\necho script\n".to_vec(), mode: 0o755 }),
-        mount("/root", MountKind::Tmpfs { size_bytes: None }),
+        mount("/root", MountKind::Tmpfs { size_bytes: None, read_only: false }),
     ];
     assert_eq!(output(&spec), "a\nrefused\nx\na\ns3cret 440 1000:50\nscript\n755\n");
     assert!(fs::read_dir(case.path("upper")).unwrap().all(|entry| ["etc"].contains(&entry.unwrap().file_name().to_str().unwrap())));
@@ -249,7 +249,7 @@ fn sources_and_targets_stay_in_their_trees() {
     let bind = |subpath: &str| MountKind::Bind { source: case.source(), subpath: subpath.into(), read_only: false };
     // CVE-2024-1753: a source that is a link to / means the root of its own tree.
     let mut spec = case.spec("ls /m; echo x > /host/below/made");
-    spec.mounts = vec![mount("/m", bind("root")), mount("/host/below", MountKind::Tmpfs { size_bytes: None })];
+    spec.mounts = vec![mount("/m", bind("root")), mount("/host/below", MountKind::Tmpfs { size_bytes: None, read_only: false })];
     assert_eq!(output(&spec), "a.txt\nroot\nup\n");
     assert!(!case.path("below").exists());
     let mut spec = case.spec("true");

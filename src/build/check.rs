@@ -19,7 +19,7 @@ use crate::{
         suggest,
         tree::{InstructionKind, Source},
     },
-    oci::Reference,
+    oci::{Platform, Reference},
     plan::{self, BaseSource, Bases, Options},
     sys::{
         root::RootDir,
@@ -95,12 +95,12 @@ pub(super) fn with_bases(
         target: options.target.as_deref(),
         all_stages,
         base: &|name| base(name, known),
+        platform: &|text| text.parse::<Platform>().ok().map(|platform| (platform.os, platform.architecture)),
         is_reference: &|name| name == "scratch" || name.parse::<Reference>().is_ok(),
         ignored: matcher,
         context_paths: names.as_deref(),
         wrong_platforms: wrong_platforms(dockerfile, options, &bases),
         check: options.build_args.get("BUILDKIT_DOCKERFILE_CHECK").map(String::as_str),
-        ..lint::Options::default()
     };
     lint::check(dockerfile, &request.dockerfile, &lint_options)
 }

@@ -247,7 +247,10 @@ impl Engine {
                     false => sandbox::MountKind::Discard { source: tree, subpath, scratch: None },
                 });
             }
-            MountKind::Tmpfs { size_bytes } => add(sandbox::MountKind::Tmpfs { size_bytes: Some(*size_bytes).filter(|size| *size > 0) }),
+            MountKind::Tmpfs { size_bytes, readonly } => {
+                let size_bytes = Some(*size_bytes).filter(|size| *size > 0);
+                add(sandbox::MountKind::Tmpfs { size_bytes, read_only: *readonly });
+            }
             MountKind::Cache { .. } => unreachable!("caches are taken before other mounts are prepared"),
             MountKind::Secret { id, env: variable, required, mode, uid, gid } => {
                 let Some(bytes) = self.request.secrets.get(id) else {

@@ -1,9 +1,7 @@
 //! EXPOSE: `80`, `80/udp`, `8000-8010`, and the discouraged `ip:host:container`.
 //! Unaware of networks.
 
-use super::expand::{Lookup, expand_words};
 use super::quote::go_quote;
-use super::tree::Word;
 use std::net::IpAddr;
 
 /// What lint has to say about one port.
@@ -13,17 +11,6 @@ pub struct PortStyle {
     pub mixed_case: bool,
     /// An address or a host's port is named.
     pub maps_host: bool,
-}
-
-/// All ports of an EXPOSE in its order: words expanded, split, and ranges counted out (`80/tcp`).
-pub fn expose(words: &[Word], escape: char, env: &dyn Lookup) -> Result<Vec<String>, String> {
-    let mut ports = Vec::new();
-    for word in words {
-        for port in expand_words(&word.text, escape, env)? {
-            ports.extend(parse_port(&port)?);
-        }
-    }
-    Ok(ports)
 }
 
 /// One word -> `port/protocol`, as many as it names.
@@ -94,7 +81,6 @@ fn parse_range(text: &str) -> Option<(u16, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
 
     #[test]
     fn counts_out_ranges() {
@@ -130,13 +116,6 @@ mod tests {
         ] {
             assert_eq!(parse_port(text), Err(error.to_owned()));
         }
-    }
-
-    #[test]
-    fn splits_after_expansion() {
-        let env: BTreeMap<String, String> = [("PORTS".to_owned(), "3000 4000/udp".to_owned())].into();
-        let word = Word { text: "$PORTS".to_owned(), span: Default::default() };
-        assert_eq!(expose(&[word], '\\', &env).unwrap(), ["3000/tcp", "4000/udp"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::rc::Rc;
 /// Build args that are never part of the environment.
 const NOT_IN_ENVIRONMENT: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
-/// Variables in the order they were set first.
+/// Variables in the order they were set last.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environment(Vec<(String, String)>);
 
@@ -27,10 +27,8 @@ impl Environment {
     /// Sets or replaces.
     pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
         let (name, value) = (name.into(), value.into());
-        match self.0.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, known)) => *known = value,
-            None => self.0.push((name, value)),
-        }
+        self.0.retain(|(known, _)| *known != name);
+        self.0.push((name, value));
     }
 }
 

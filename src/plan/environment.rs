@@ -1,7 +1,7 @@
 //! Variables in force at a point of the Dockerfile, and expansion with them.
 //! Unaware of which instruction asks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     dockerfile::{
@@ -12,7 +12,7 @@ use crate::{
     plan::Options,
 };
 
-/// Variables in the order they were first set.
+/// Variables in the order they were set last, as BuildKit's `EnvList` has them: a RUN sees them in this order.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Environment {
     list: Vec<(String, String)>,
@@ -20,10 +20,17 @@ pub(super) struct Environment {
 
 impl Environment {
     pub fn set(&mut self, name: &str, value: &str) {
-        match self.list.iter_mut().find(|(key, _)| key == name) {
-            Some((_, old)) => *old = value.to_owned(),
-            None => self.list.push((name.to_owned(), value.to_owned())),
-        }
+        self.remove(name);
+        self.list.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Sets many, in time that grows with their number.
+    pub fn set_all<'a>(&mut self, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) {
+        self.list.extend(pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let mut seen = BTreeSet::new();
+        self.list.reverse();
+        self.list.retain(|(name, _)| seen.insert(name.clone()));
+        self.list.reverse();
     }
 
     pub fn remove(&mut self, name: &str) {

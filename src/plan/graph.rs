@@ -232,6 +232,8 @@ pub enum MountKind {
     },
     Tmpfs {
         size_bytes: u64,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        readonly: bool,
     },
     Secret {
         id: String,

@@ -488,7 +488,7 @@ impl Reader<'_> {
             let mut instruction = dockerfile::parse_trigger(trigger).map_err(|fault| in_trigger(fault, span, trigger))?;
             instruction.span = span;
             let command = self.command(instruction, true).map_err(|fault| in_trigger(fault, span, trigger))?;
-            self.nodes[id.0].dependencies.extend(command.sources.iter().flatten());
+            self.nodes[id.0].dependencies.extend(command.sources.iter().flatten().filter(|source| **source != id));
             commands.push(command);
         }
         let own = std::mem::take(&mut self.nodes[id.0].commands);

@@ -39,7 +39,10 @@ pub struct Prepared {
 enum Content {
     Tree(OwnedFd, Shape),
     /// Made when the mode of its mount point is known.
-    Tmpfs(Option<u64>),
+    Tmpfs {
+        size_bytes: Option<u64>,
+        read_only: bool,
+    },
 }
 
 /// The mounts in the order of mounting; of several with one target the last one counts.
@@ -79,7 +82,7 @@ pub fn attach_all(prepared: Vec<Prepared>, root: &RootDir, stubs: &mut Stubs) ->
 fn attach_one(target: &Path, content: Content, root: &RootDir, stubs: &mut Stubs) -> io::Result<()> {
     let shape = match &content {
         Content::Tree(_, shape) => *shape,
-        Content::Tmpfs(_) => Shape::Directory,
+        Content::Tmpfs { .. } => Shape::Directory,
     };
     let is_new = root.open_in(target, OFlags::PATH, Mode::empty()).is_err();
     let at = stubs.open_or_make(root, target, shape)?;
@@ -89,25 +92,27 @@ fn attach_one(target: &Path, content: Content, root: &RootDir, stubs: &mut Stubs
     }
     let mount = match content {
         Content::Tree(mount, _) => mount,
-        Content::Tmpfs(size_bytes) => new_tmpfs((!is_new).then_some(&at), size_bytes)?,
+        Content::Tmpfs { size_bytes, read_only } => new_tmpfs((!is_new).then_some(&at), size_bytes, read_only)?,
     };
     mountns::attach(mount, at)
 }
 
 /// As BuildKit does it, a tmpfs takes the mode of the directory that it covers; where there was none, it is everybody's.
-fn new_tmpfs(covered: Option<&OwnedFd>, size_bytes: Option<u64>) -> io::Result<OwnedFd> {
+fn new_tmpfs(covered: Option<&OwnedFd>, size_bytes: Option<u64>, read_only: bool) -> io::Result<OwnedFd> {
     let mode = covered.map_or(Ok(0o1777), |at| rustix::fs::fstat(at).map(|stat| stat.st_mode & 0o7777))?;
     let mode = format!("{mode:o}");
     let size = size_bytes.map(|bytes| bytes.to_string());
     let mut options = vec![("mode", mode.as_str())];
     options.extend(size.as_deref().map(|size| ("size", size)));
-    mountns::new_filesystem("tmpfs", &options, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV)
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, read_only);
+    mountns::new_filesystem("tmpfs", &options, attributes)
 }
 
 fn content_of(kind: &MountKind, staging: &OwnedFd, memory: &mut Memory<'_>) -> io::Result<Content> {
     const HARMLESS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
     match kind {
-        MountKind::Tmpfs { size_bytes } => Ok(Content::Tmpfs(*size_bytes)),
+        MountKind::Tmpfs { size_bytes, read_only } => Ok(Content::Tmpfs { size_bytes: *size_bytes, read_only: *read_only }),
         MountKind::Bind { source, subpath, read_only } => {
             let (tree, shape) = take(source, subpath, staging)?;
             if *read_only {

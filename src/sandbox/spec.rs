@@ -132,6 +132,8 @@ pub enum MountKind {
     Tmpfs {
         /// At most so many bytes.
         size_bytes: Option<u64>,
+        /// Refuse writes (not on the `chroot` rung, where nothing is mounted).
+        read_only: bool,
     },
     /// A file that exists in memory only.
     Secret {

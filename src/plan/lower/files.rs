@@ -43,6 +43,8 @@ impl Lowerer<'_> {
         let expanded = expand_transfer(&copy.transfer, escape, &state.environment)?;
         check_chmod(&expanded.chmod, flag_span(&copy.transfer.chmod, span))?;
         let input = match (&copy.from, command.sources.first().copied().flatten()) {
+            // What a stage brings may take from the stage that it is brought into, as far as that has come.
+            (Some(_), Some(source)) if source == id && command.is_trigger => Input::Vertex(state.root),
             (Some(from), Some(source)) => self.copy_input(id, node, source, from)?,
             _ => Input::Context(String::new()),
         };

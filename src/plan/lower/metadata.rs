@@ -2,7 +2,7 @@
 
 use crate::{
     dockerfile::{
-        Diagnostic, Span, Word, ports, signal,
+        Diagnostic, Span, Word, expand, ports, signal,
         tree::{ArgDefinition, CommandLine, Instruction, InstructionKind, KeyValues},
     },
     oci::Empty,
@@ -79,9 +79,6 @@ fn arg(state: &mut StageState, definitions: &[ArgDefinition], span: Span, stages
             && !NOT_VARIABLES.contains(&name.as_str())
         {
             state.environment.set(name, value);
-            if state.variable_of_config(name).is_some() {
-                state.shadowed.insert(name.clone());
-            }
         }
         texts.push(match &value {
             Some(value) => format!("{name}={value}"),
@@ -166,14 +163,18 @@ fn entrypoint(state: &mut StageState, line: &CommandLine) -> Result<(), Diagnost
 }
 
 fn expose(state: &mut StageState, words: &[Word], escape: char) -> Result<(), Diagnostic> {
-    let mut all = Vec::new();
-    for word in words {
-        let ports =
-            ports::expose(std::slice::from_ref(word), escape, &state.environment).map_err(|message| Diagnostic::at(word.span, message))?;
-        all.extend(ports);
+    // As written they are sorted; the history repeats what the line repeats.
+    let mut sorted: Vec<&Word> = words.iter().collect();
+    sorted.sort_by(|a, b| a.text.cmp(&b.text));
+    let mut texts = Vec::new();
+    for word in sorted {
+        let split = expand::expand_words(&word.text, escape, &state.environment);
+        texts.extend(split.map_err(|message| Diagnostic::at(word.span, message))?.into_iter().map(|text| (text, word.span)));
     }
-    // The history repeats what the line repeats.
-    all.sort();
+    let mut all = Vec::new();
+    for (text, span) in texts {
+        all.extend(ports::parse_port(&text).map_err(|message| Diagnostic::at(span, message))?);
+    }
     state.add_history(format!("EXPOSE {}", history::plain_list(&all)), None);
     state.config.config.exposed_ports.extend(all.into_iter().map(|port| (port, Empty {})));
     Ok(())
@@ -190,13 +191,9 @@ fn stopsignal(state: &mut StageState, word: &Word, escape: char) -> Result<(), D
 }
 
 fn volume(state: &mut StageState, words: &[Word], escape: char) -> Result<(), Diagnostic> {
-    let mut paths = Vec::with_capacity(words.len());
-    for word in words {
-        let path = environment::word(word, escape, &state.environment)?;
-        if path.is_empty() {
-            return Err(Diagnostic::at(word.span, "VOLUME specified can not be an empty string"));
-        }
-        paths.push(path);
+    let paths: Vec<String> = words.iter().map(|word| environment::word(word, escape, &state.environment)).collect::<Result<_, _>>()?;
+    if let Some((_, word)) = paths.iter().zip(words).find(|(path, _)| path.is_empty()) {
+        return Err(Diagnostic::at(word.span, "VOLUME specified can not be an empty string"));
     }
     state.add_history(format!("VOLUME {}", history::plain_list(&paths)), None);
     state.config.config.volumes.extend(paths.into_iter().map(|path| (path, Empty {})));

@@ -28,6 +28,14 @@ impl Lowerer<'_> {
         run: &RunInstruction,
     ) -> Result<(), Diagnostic> {
         let span = command.instruction.span;
+        // All are read before any is looked at, as BuildKit does: so is told first what BuildKit tells first.
+        let options = run.mounts.iter().map(|word| self.read_mount(state, word)).collect::<Result<Vec<_>, _>>()?;
+        let mut mounts = Vec::with_capacity(run.mounts.len());
+        for ((word, source), options) in run.mounts.iter().zip(&command.sources).zip(&options) {
+            let own = (*source == Some(id) && command.is_trigger).then_some(Input::Vertex(state.root));
+            let from = own.or_else(|| self.input_of((*source).filter(|source| *source != id)?));
+            mounts.push(self.lower_mount(state, word, options, from, span)?);
+        }
         let (args, script) = command_line(state, run);
         if args.is_empty() {
             return Err(Diagnostic::at(span, "arguments are required").with_hint("RUN [] names no program"));
@@ -38,10 +46,6 @@ impl Lowerer<'_> {
                 .with_hint("device feature is only supported in Dockerfile frontend 1.14.0-labs or later"));
         }
         let network = self.network(run.network.as_ref())?;
-        let mut mounts = Vec::with_capacity(run.mounts.len());
-        for (word, source) in run.mounts.iter().zip(&command.sources) {
-            mounts.push(self.lower_mount(id, state, word, *source, span)?);
-        }
         let text = history::run_command(&args, &state.args, |name| state.environment.value(name).map(str::to_owned));
         let op = Op::Run(Box::new(RunOp {
             args,
@@ -71,14 +75,25 @@ impl Lowerer<'_> {
         }
     }
 
-    fn lower_mount(&self, id: NodeId, state: &StageState, word: &Word, source: Option<NodeId>, span: Span) -> Result<Mount, Diagnostic> {
-        let fail = |message: String| Diagnostic::at(word.span, message);
+    fn read_mount(&self, state: &StageState, word: &Word) -> Result<MountOptions, Diagnostic> {
         let mut expand = |text: &str| Ok(expand::expand_word(text, self.stages.escape, &state.environment)?.text);
-        let options = mount::parse_mount(&word.text, &mut expand).map_err(fail)?;
+        mount::parse_mount(&word.text, &mut expand).map_err(|message| Diagnostic::at(word.span, message))
+    }
+
+    /// `source` is what the mount's `from` stands for, where that is known by now.
+    fn lower_mount(
+        &self,
+        state: &StageState,
+        word: &Word,
+        options: &MountOptions,
+        source: Option<Input>,
+        span: Span,
+    ) -> Result<Mount, Diagnostic> {
+        let fail = |message: String| Diagnostic::at(word.span, message);
         let from = match (&options.from, source) {
             (None, _) => None,
-            (Some(_), Some(source)) if source != id && self.input_of(source).is_some() => self.input_of(source),
-            (Some(name), _) => {
+            (Some(_), Some(source)) => Some(source),
+            (Some(name), None) => {
                 return Err(Diagnostic::at(
                     span,
                     format!(
@@ -88,8 +103,8 @@ impl Lowerer<'_> {
                 ));
             }
         };
-        let target = mount_target(state, &options).map_err(fail)?;
-        Ok(Mount { kind: self.mount_kind(&options, from).map_err(fail)?, target })
+        let target = mount_target(state, options).map_err(fail)?;
+        Ok(Mount { kind: self.mount_kind(options, from).map_err(fail)?, target })
     }
 
     fn mount_kind(&self, options: &MountOptions, from: Option<Input>) -> Result<MountKind, String> {
@@ -110,7 +125,7 @@ impl Lowerer<'_> {
                 uid: options.uid,
                 gid: options.gid,
             },
-            MountType::Tmpfs => MountKind::Tmpfs { size_bytes: options.size_bytes.unwrap_or(0) },
+            MountType::Tmpfs => MountKind::Tmpfs { size_bytes: options.size_bytes.unwrap_or(0), readonly: options.read_only },
             MountType::Secret => secret(options)?,
             MountType::Ssh => {
                 if options.source.is_some() {

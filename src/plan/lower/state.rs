@@ -1,7 +1,5 @@
 //! What a stage is at one of its lines: config, variables, root filesystem, history.
 
-use std::collections::BTreeSet;
-
 use crate::{
     dockerfile::tree::Instruction,
     oci::{ImageConfig, Platform},
@@ -29,8 +27,6 @@ pub(super) struct StageState {
     pub history: Vec<HistoryEntry>,
     /// ARGs of the stage chain in order, for the history of RUN.
     pub args: Vec<(String, Option<String>)>,
-    /// Variables of the config over which an ARG of this stage stands.
-    pub shadowed: BTreeSet<String>,
     /// Whether this stage said CMD: ENTRYPOINT then leaves it alone.
     pub cmd_set: bool,
     stage_name: String,
@@ -48,34 +44,26 @@ impl StageState {
             base: None,
             history: Vec::new(),
             args: Vec::new(),
-            shadowed: BTreeSet::new(),
             cmd_set: false,
             stage_name: node.stage_name.clone(),
             steps_total: 0,
             steps_begun: 0,
         };
-        state.take_base_environment();
+        state.take_config();
         state
     }
 
-    /// Variables, PATH and working directory as the base's config has them.
-    fn take_base_environment(&mut self) {
+    /// Variables, PATH and working directory as the config of the base has them. Its variables come last and count: an ARG
+    /// that stood over one of them did so only in the stage that said it.
+    fn take_config(&mut self) {
         let has_path = self.config.config.env.iter().any(|entry| entry.starts_with("PATH="));
         if !has_path && self.platform.os != "windows" {
             self.config.config.env.push(format!("PATH={DEFAULT_PATH}"));
         }
-        for entry in &self.config.config.env {
-            let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
-            self.environment.set(name, value);
-        }
-        if !self.config.config.working_dir.is_empty() {
-            self.config.config.working_dir = normalize_workdir("/", &self.config.config.working_dir);
-        }
-    }
-
-    /// A variable as the image has it.
-    pub fn variable_of_config(&self, name: &str) -> Option<&str> {
-        self.config.config.env.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
+        self.environment.set_all(self.config.config.env.iter().map(|entry| entry.split_once('=').unwrap_or((entry, ""))));
+        // Joined with itself when it is relative, as BuildKit does.
+        let working_dir = &mut self.config.config.working_dir;
+        *working_dir = normalize_workdir(working_dir, working_dir);
     }
 
     /// Where relative paths start.
@@ -173,12 +161,7 @@ impl Lowerer<'_> {
         let mut state = base.ok_or_else(|| Diagnostic::at(node.span, "the base stage was not lowered"))?;
         state.config.config.on_build = Vec::new();
         state.cmd_set = false;
-        // The image's variables count again: an ARG that stood over one of them did so only in the stage that said it.
-        for name in std::mem::take(&mut state.shadowed) {
-            if let Some(value) = state.variable_of_config(&name).map(str::to_owned) {
-                state.environment.set(&name, &value);
-            }
-        }
+        state.take_config();
         Ok(state)
     }
 
