@@ -118,7 +118,8 @@ async fn from_name(
     Ok(found)
 }
 
-async fn find(reference: &Reference, key: &BaseKey, pull: PullPolicy, services: &Services) -> Result<ResolvedBase, BuildError> {
+/// The same by exactly this name.
+pub async fn find(reference: &Reference, key: &BaseKey, pull: PullPolicy, services: &Services) -> Result<ResolvedBase, BuildError> {
     let store = &services.store;
     // What a digest names never changes: asking again would tell nothing.
     if pull != PullPolicy::Always || reference.digest().is_some() {

@@ -8,6 +8,7 @@ mod blob;
 mod cache_mount;
 mod check;
 mod copy;
+mod emulators;
 mod engine;
 mod error;
 mod explain;
@@ -40,6 +41,7 @@ mod turns;
 use std::sync::Arc;
 
 pub use check::{check, check_unparsed, unused_build_args};
+pub use emulators::prepare_emulation;
 pub use error::{BuildError, Kind, chain};
 pub use explain::{Difference, Why};
 pub use failed::{FailedRun, copy_out};

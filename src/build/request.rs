@@ -163,6 +163,8 @@ pub struct Services {
     pub open_files: (u64, u64),
     /// Where emulators of other processors are looked for.
     pub search_path: Arc<[PathBuf]>,
+    /// An image that has those that are not found there; named by digest.
+    pub emulators: Option<Reference>,
     /// A cache elsewhere.
     pub remote: Option<Arc<dyn crate::build::RemoteCache>>,
     /// What must not get into anything that the build makes.
@@ -196,6 +198,7 @@ impl Services {
             remote: None,
             secrets: Arc::default(),
             search_path: Arc::new([]),
+            emulators: None,
             rung: entered.rung.to_string(),
             pool: Arc::new(CompressPool::new(threads)),
         })

@@ -9,6 +9,7 @@ use std::{
 use crate::{
     build::{
         BuildError, Event, FailedRun, Kind, OutputStream,
+        emulators::prepare_emulation,
         engine::{Engine, Realised},
         error::chain,
         layer::{blocking, directories},
@@ -156,8 +157,7 @@ impl Engine {
     /// Makes programs of the step's platform runnable. What stands against it only matters if the step then fails: it may
     /// run programs of this machine alone.
     async fn emulation(&self, id: VertexId) -> Result<Option<sandbox::EmulationError>, BuildError> {
-        let (platform, search_path) = (self.plan.vertices[id.0].platform.clone(), self.services.search_path.clone());
-        blocking(move || Ok(sandbox::emulation::prepare(&platform, &search_path).err())).await
+        prepare_emulation(&self.plan.vertices[id.0].platform, self.step(id), &self.services, &self.progress).await
     }
 
     /// The error with what a person needs to look into the step.

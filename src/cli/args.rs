@@ -20,6 +20,9 @@ pub struct Cli<V: Subcommand = Verb> {
     /// Stand on this rung of the privilege ladder (`rbuild help rungs`)
     #[arg(long, global = true, env = "RBUILD_RUNG", value_name = "auto|full|single|chroot|copy", default_value = "auto")]
     pub rung: String,
+    /// Image with static qemu-user for what this machine has no emulator for (`rbuild help platforms`)
+    #[arg(long, global = true, env = "RBUILD_EMULATORS", value_name = "IMAGE@DIGEST")]
+    pub emulators: Option<String>,
     /// What to do; `build` when it is left out
     #[command(subcommand)]
     pub verb: V,
@@ -38,9 +41,9 @@ enum BuildVerb {
 pub fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
     // To make the tables of all verbs takes a good part of a build that does nothing. They explain what one alone refuses.
     if verb(words).is_some_and(|verb| verb == "build")
-        && let Ok(Cli { store, rung, verb: BuildVerb::Build(args), registries }) = Cli::try_parse_from(words)
+        && let Ok(Cli { store, rung, emulators, verb: BuildVerb::Build(args), registries }) = Cli::try_parse_from(words)
     {
-        return Ok(Cli { store, rung, verb: Verb::Build(args), registries });
+        return Ok(Cli { store, rung, emulators, verb: Verb::Build(args), registries });
     }
     Cli::try_parse_from(words)
 }
@@ -104,7 +107,7 @@ pub enum Verb {
     Login(super::login::LoginArgs),
     /// Forget the login at a registry
     Logout(super::login::LogoutArgs),
-    /// Help of a verb or about a topic: flags, caches, outputs, attestations, rungs, secrets, reproducibility, progress, report
+    /// Help of a verb or about a topic: flags, caches, outputs, attestations, platforms, rungs, secrets, reproducibility, progress, report
     Help(super::topics::HelpArgs),
     /// Print a completion script for a shell
     Completions(super::topics::CompletionsArgs),

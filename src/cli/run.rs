@@ -2,14 +2,17 @@
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
+use tokio::runtime::Runtime;
+
 use crate::{
-    build::{self, Silent, chain},
+    build::{self, Services, Silent, chain},
     cli::{
         args::{Cli, ContainerArgs, RunArgs},
         container::{self, EXIT_NOT_STARTED},
         failure::Failure,
         find, ports, request, services,
     },
+    oci::Platform,
     plan::NetworkMode,
     sandbox::{self, DefaultNetwork, Network, Published, Rung, Spec},
 };
@@ -33,13 +36,7 @@ fn start(cli: &Cli, args: &RunArgs) -> Result<ExitCode, Failure> {
     let (_, image) = find::image(&services.store, &args.image, args.platform.as_deref())?;
     let progress: Arc<dyn build::Progress> = Arc::new(Silent);
     let lowers = runtime.block_on(build::unpack_image(&image, &services, &progress)).map_err(|error| Failure::new(error.message))?;
-    // It may run programs of this machine alone, and then nothing is missing.
-    if let Err(missing) = sandbox::emulation::prepare(&image.platform, &services.search_path)
-        && !missing.is_uncertain
-    {
-        eprintln!("warning: {missing}");
-        missing.fix.iter().for_each(|fix| eprintln!("hint: {fix}"));
-    }
+    emulate(&image.platform, &services, &runtime)?;
     let draft = services.store.new_snapshot().map_err(|error| Failure::new(chain(&error)))?;
     let wanted = args.network.as_deref().map(request::network).transpose()?;
     let network = options.network(wanted)?;
@@ -49,6 +46,17 @@ fn start(cli: &Cli, args: &RunArgs) -> Result<ExitCode, Failure> {
     }
     build::make_writable(&mut spec, &draft, &lowers).map_err(|error| Failure::new(error.message))?;
     container::attach(&runtime, &spec, args.tty)
+}
+
+/// Makes an image's programs runnable. It may run programs of this machine alone, and then nothing is missing.
+pub fn emulate(platform: &Platform, services: &Services, runtime: &Runtime) -> Result<(), Failure> {
+    let progress: Arc<dyn build::Progress> = Arc::new(Silent);
+    let prepared = runtime.block_on(build::prepare_emulation(platform, build::StepId(0), services, &progress));
+    if let Some(missing) = prepared.map_err(|error| Failure::new(error.message))?.filter(|missing| !missing.is_uncertain) {
+        eprintln!("warning: {missing}");
+        missing.fix.iter().for_each(|fix| eprintln!("hint: {fix}"));
+    }
+    Ok(())
 }
 
 /// What a container gets, read and checked.

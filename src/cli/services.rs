@@ -8,6 +8,7 @@ use std::{
 use crate::{
     build::{Services, SourceOptions, chain},
     cli::{args::Cli, environment, failure::Failure},
+    oci::Reference,
     registry::{self, Client, ClientOptions, Configuration},
     sandbox::{self, EnterError, Entered, Rung},
     store::Store,
@@ -54,7 +55,18 @@ pub fn rung_note(entered: &Entered) -> Option<String> {
 pub fn services(cli: &Cli, entered: &Entered, sources: SourceOptions) -> Result<Services, Failure> {
     let services = Services::new(open_store(cli)?, cli.registries.client()?, entered, sources);
     let services = services.map_err(|error| Failure::new(format!("cannot prepare for running steps: {error}")))?;
-    Ok(Services { search_path: environment::search_path().into(), ..services })
+    Ok(Services { search_path: environment::search_path().into(), emulators: emulators(cli)?, ..services })
+}
+
+/// `--emulators`: by digest only, as what is in it sees everything that a step does.
+fn emulators(cli: &Cli) -> Result<Option<Reference>, Failure> {
+    let Some(text) = cli.emulators.as_deref().filter(|text| !text.is_empty()) else { return Ok(None) };
+    let image: Reference = text.parse().map_err(|error| Failure::usage(format!("--emulators {text}: {}", chain(&error))))?;
+    match image.digest() {
+        Some(_) => Ok(Some(image)),
+        None => Err(Failure::usage(format!("--emulators {text} has no digest"))
+            .with_hint("pin what is run: NAME@sha256:.., which `rbuild inspect` and `skopeo inspect docker://NAME` tell")),
+    }
 }
 
 /// What the command line says of registries, over the user's files.

@@ -168,6 +168,7 @@ fn enter_image(name: &str, command: &[String], services: &Services, runtime: &Ru
     let (_, image) = find::image(&services.store, name, None)?;
     let progress: Arc<dyn build::Progress> = Arc::new(Silent);
     let lowers = runtime.block_on(build::unpack_image(&image, services, &progress)).map_err(|error| Failure::new(error.message))?;
+    super::run::emulate(&image.platform, services, runtime)?;
     let draft: SnapshotDraft = services.store.new_snapshot().map_err(|error| Failure::new(chain(&error)))?;
     let config = &image.config.config;
     let env = config.env.iter().filter_map(|text| text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())));

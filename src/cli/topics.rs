@@ -7,11 +7,12 @@ use clap::{Args, CommandFactory};
 use crate::cli::{args::Cli, complete, failure::Failure};
 
 /// Topics and their texts.
-const TOPICS: [(&str, &str); 11] = [
+const TOPICS: [(&str, &str); 12] = [
     ("flags", FLAGS),
     ("caches", CACHES),
     ("outputs", OUTPUTS),
     ("attestations", ATTESTATIONS),
+    ("platforms", PLATFORMS),
     ("rungs", RUNGS),
     ("secrets", SECRETS),
     ("limits", LIMITS),
@@ -103,6 +104,25 @@ Mode min has neither values of build arguments nor the Dockerfile; max has both.
 Statements are put beside the image (OCI referrers; with registries that list none, under a tag made of the digest), so
 that the image's own digest and manifest stay as they are. --attest-form=index writes the index entries of BuildKit
 instead; type=oci has them when they are asked for, type=local and tar have files.
+";
+
+const PLATFORMS: &str = "\
+--platform linux/amd64,linux/arm64 builds for each of them, and makes an index. The automatic arguments are BuildKit's
+(BUILDPLATFORM, TARGETPLATFORM, TARGETARCH, ..): a stage FROM --platform=$BUILDPLATFORM compiles on this machine.
+
+A RUN of another processor's stage needs an emulator. It is registered with the kernel for this build alone, by nobody
+in particular (Linux 6.7 and later), and is the first that there is of
+
+  qemu-ARCH-static, qemu-ARCH     static ones in PATH: Debian's qemu-user-static
+  --emulators IMAGE@DIGEST        also RBUILD_EMULATORS: an image with such files in /usr/bin, /bin or /usr/local/bin,
+                                  such as tonistiigi/binfmt. Fetched when a step first needs it, verified, kept in the
+                                  store; by digest only, as it sees all that the step does
+  what the host has registered    where the kernel is older, or neither of these is there
+
+  rbuild doctor                   says which of them this machine has
+  rbuild index create             joins images that were built on machines of their own
+
+An entrypoint or a new program of another processor than the image's is an error; --allow-foreign lets it be.
 ";
 
 const RUNGS: &str = "\

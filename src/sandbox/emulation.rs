@@ -6,8 +6,12 @@
 
 use std::{
     collections::BTreeSet,
-    fs, io,
-    os::fd::{AsFd, OwnedFd},
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::fs::FileExt,
+    },
     path::{Path, PathBuf},
     sync::{Mutex, OnceLock},
 };
@@ -25,8 +29,8 @@ use crate::{oci::Platform, sys::mountns};
 pub enum Emulation {
     /// The processor does it.
     Native,
-    /// By this emulator, registered for this build.
-    Own(PathBuf),
+    /// By an emulator that is registered for this build.
+    Own,
     /// By an emulator that the host has registered.
     Host,
 }
@@ -59,8 +63,15 @@ struct Machine {
 static OWN: OnceLock<Result<OwnedFd, String>> = OnceLock::new();
 static REGISTERED: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
 
-/// Makes sure that programs of `platform` can be executed by steps of this build.
-pub fn prepare(platform: &Platform, search_path: &[PathBuf]) -> Result<Emulation, EmulationError> {
+/// The names of the emulator that programs of `platform` need and that is not on this machine; None if none is needed.
+pub fn lacks(platform: &Platform, search_path: &[PathBuf]) -> Option<Vec<String>> {
+    let machine = machine(&platform.architecture).filter(|_| !runs_natively(&Platform::host().architecture, &platform.architecture))?;
+    find_emulator(machine, search_path).is_none().then(|| machine.emulators().to_vec())
+}
+
+/// Makes sure that programs of `platform` can be executed by steps of this build: by an emulator of the machine, else by
+/// the one that was brought along.
+pub fn prepare(platform: &Platform, search_path: &[PathBuf], brought: Option<&File>) -> Result<Emulation, EmulationError> {
     let host = Platform::host();
     if runs_natively(&host.architecture, &platform.architecture) {
         return Ok(Emulation::Native);
@@ -72,13 +83,15 @@ pub fn prepare(platform: &Platform, search_path: &[PathBuf]) -> Result<Emulation
     let Some(machine) = machine(&platform.architecture) else {
         return Err(fail("no emulator is known for it".into(), None, false));
     };
-    let emulator = find_emulator(machine, search_path);
+    // The kernel opens it at once: what the name stands for need not last.
+    let by_handle = |file: &File| PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let emulator = find_emulator(machine, search_path).or_else(|| brought.map(by_handle));
     let own = match &emulator {
-        Some(path) => register(machine, path).map(|()| path.clone()),
+        Some(path) => register(machine, path),
         None => Err(format!("no static qemu-{} in PATH", machine.qemu)),
     };
     match (own, host_has(machine)) {
-        (Ok(path), _) => Ok(Emulation::Own(path)),
+        (Ok(()), _) => Ok(Emulation::Own),
         (Err(_), Seen::Registered) => Ok(Emulation::Host),
         (Err(reason), seen) => {
             let fix = match emulator {
@@ -115,6 +128,11 @@ fn machine(architecture: &str) -> Option<Machine> {
 }
 
 impl Machine {
+    /// What its emulator may be called.
+    fn emulators(self) -> [String; 2] {
+        [format!("qemu-{}-static", self.qemu), format!("qemu-{}", self.qemu)]
+    }
+
     /// The first bytes of its programs and which bits of them count; both kinds of executables match.
     fn magic(self) -> ([u8; 20], [u8; 20]) {
         let mut magic = [0; 20];
@@ -141,16 +159,16 @@ impl Machine {
 
 /// A static emulator: a dynamic one would look for its libraries in the step's root.
 fn find_emulator(machine: Machine, search_path: &[PathBuf]) -> Option<PathBuf> {
-    let names = [format!("qemu-{}-static", machine.qemu), format!("qemu-{}", machine.qemu)];
+    let names = machine.emulators();
     let candidates = names.iter().flat_map(|name| search_path.iter().map(move |directory| directory.join(name)));
-    candidates.into_iter().find(|path| is_static(path).unwrap_or(false))
+    candidates.into_iter().find(|path| File::open(path).and_then(|file| is_static(&file)).unwrap_or(false))
 }
 
 /// Whether an ELF file has no interpreter.
-fn is_static(path: &Path) -> io::Result<bool> {
-    use std::io::Read;
-    let mut head = Vec::new();
-    fs::File::open(path)?.take(4096).read_to_end(&mut head)?;
+pub fn is_static(file: &File) -> io::Result<bool> {
+    let mut head = vec![0; 4096];
+    let length = file.read_at(&mut head, 0)?;
+    head.truncate(length);
     if head.len() < 64 || &head[..4] != b"\x7fELF" || head[4] != 2 {
         return Ok(false);
     }

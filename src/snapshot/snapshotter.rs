@@ -56,6 +56,11 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
 pub struct Overlay;
 
 /// A full copy of the tree below, sharing content where the file system can: works where overlayfs doesn't.
+///
+/// One difference shows. A step that changes one name of a file with several changes the file, so that all its names are in
+/// the layer; overlayfs gives the changed name a file of its own and leaves the others alone. Copying such files once per
+/// name would hide that, and show another: `cp -a`, `tar` and `du` of a step would no longer see that the names are one
+/// file, as they do on an overlay.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Native;
 

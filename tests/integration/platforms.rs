@@ -1,8 +1,8 @@
 //! Images for other processors: built by cross-compilation or by an emulator that nobody registered.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::support::Bed;
+use crate::support::{Bed, Outcome, Registry};
 
 /// A static arm64 program that prints a line, by hand: nothing here compiles for arm64.
 fn arm64_program() -> Vec<u8> {
@@ -59,9 +59,13 @@ fn program(machine: u16, code: &[u8], text: &str) -> Vec<u8> {
     elf
 }
 
+fn emulator() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join("qemu-aarch64-static")).find(|file| file.exists())
+}
+
 fn has_emulator() -> bool {
-    let found =
-        std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join("qemu-aarch64-static").exists()));
+    let found = emulator().is_some();
     if !found {
         println!("skipped: qemu-aarch64-static is not installed (apt install qemu-user-static)");
     }
@@ -106,8 +110,35 @@ fn a_missing_emulator_is_named() {
     bed.file("hello", arm64_program()).dockerfile("FROM scratch\nCOPY --chmod=755 hello /hello\nRUN [\"/hello\"]\n");
     let mut command = bed.command(&["build", "--progress", "plain", "--platform", "linux/arm64", "."]);
     command.env("PATH", bed.path("home"));
-    let outcome = crate::support::Outcome::of(command);
+    let outcome = Outcome::of(command);
     outcome.fails().says("cannot run programs of linux/arm64 on this linux/amd64: no static qemu-aarch64 in PATH").says("qemu-user-static");
+}
+
+/// Nothing is in PATH and nothing is registered: what runs the step is in the image that is named.
+#[test]
+fn an_emulator_comes_out_of_an_image_that_is_pinned() {
+    let Some(emulator) = emulator().filter(|_| cfg!(target_arch = "x86_64")) else { return };
+    let maker = Bed::caller();
+    let unique = maker.path("").file_name().unwrap().to_string_lossy().to_lowercase();
+    let name = format!("{}/emulators-{unique}", Registry::stand_in().address());
+    maker.file("qemu-aarch64-static", std::fs::read(emulator).unwrap());
+    maker.dockerfile("FROM scratch\nCOPY --chmod=755 qemu-aarch64-static /usr/bin/\n").build(&["-t", &name, "--push"]).succeeds();
+    let pinned = format!("{name}@{}", maker.digest(&name));
+    for bed in Bed::each_user() {
+        bed.file("hello", arm64_program()).dockerfile("FROM scratch\nCOPY --chmod=755 hello /hello\nRUN [\"/hello\"]\nCMD [\"/hello\"]\n");
+        let without_path = |image: &str, arguments: &[&str]| {
+            let mut command = bed.command(arguments);
+            command.env("PATH", bed.path("home")).env("RBUILD_EMULATORS", image);
+            Outcome::of(command)
+        };
+        let build = ["build", "--progress", "plain", "--platform", "linux/arm64", "-t", "app"];
+        without_path(&pinned, &[&build[..], &["."]].concat()).succeeds().says("pull sha256:").says("hello from arm64");
+        without_path(&pinned, &[&build[..], &["--offline", "--no-cache", "."]].concat()).succeeds().says("hello from arm64");
+        without_path(&pinned, &["run", "app"]).succeeds().says("hello from arm64");
+        let other = ["build", "--progress", "plain", "--platform", "linux/s390x", "."];
+        without_path(&pinned, &other).fails().says(&format!("{pinned} has no static qemu-s390x-static or qemu-s390x"));
+        without_path(&name, &other).fails().says("has no digest").says("NAME@sha256:");
+    }
 }
 
 #[test]

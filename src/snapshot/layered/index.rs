@@ -2,6 +2,15 @@
 //! the layer is, which is all that COPY asks of the layers it is put on; so those are never unpacked, and once indexed
 //! never downloaded again.
 //!
+//! All layers of a base are indexed, also where the topmost ones have the destination. From the top down a question is
+//! answered early only if the name is there: the uppermost entry counts, and what a directory looks like is said by the
+//! uppermost entry that describes it. But a copy asks for names that are not there: is `/app` missing or a link, does
+//! `/app/new` replace a directory (refused), lead elsewhere (followed), or hold the same bytes already (then it is in no
+//! layer, as in BuildKit's)? That a name is missing takes the word of every layer down to one that hides the directory
+//! (opaque) or the name (a whiteout), and one new name among thousands is enough. Asking layer by layer would thus
+//! download the same for nearly all copies, one after another instead of side by side. So a store downloads what it does
+//! not know once, and never unpacks it; who wants not even that says `COPY --link`, which asks nothing.
+//!
 //! An index looks as the layer's directory would look on disk (`disk`): whiteouts are devices 0:0, devices are
 //! placeholders. Unaware of other layers; directories that no entry describes say so (`implied`), as what they look like
 //! is decided below.
