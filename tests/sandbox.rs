@@ -421,7 +421,7 @@ fn item_34_what_a_build_has_no_business_with_is_refused() {
     assert_eq!(output(&case.spec(script)), "Seccomp:2\nchroot\n");
     let python = "import socket,ctypes\nfor family in (38, 40):\n  try: socket.socket(family, 5, 0); print('open', family)\n  except OSError as e: print(e.errno)\n\
         libc = ctypes.CDLL(None, use_errno=True)\nfor number in (321, 425, 323, 250, 298, 246, 435):\n  print(libc.syscall(number, 0, 0, 0, 0, 0), ctypes.get_errno())";
-    if let Some(text) = by_python(&case, python) {
+    if let Some(text) = by_python(case.spec(""), python) {
         assert_eq!(text, "97\n97\n-1 1\n-1 38\n-1 1\n-1 1\n-1 1\n-1 1\n-1 38\n");
     }
 }
@@ -429,18 +429,19 @@ fn item_34_what_a_build_has_no_business_with_is_refused() {
 /// TIOCSTI and TIOCLINUX are refused before the kernel looks whether there is a terminal, which would be ENOTTY.
 fn item_39_nobody_types_into_a_terminal() {
     let python = "import fcntl\nfor code in (0x5412, 0x541c, 0x5413):\n  try: fcntl.ioctl(0, code, b'xxxxxxxx')\n  except OSError as e: print(e.errno)";
-    if let Some(text) = by_python(&Box::new(), python) {
+    let case = Box::new();
+    if let Some(text) = by_python(case.spec(""), python) {
         assert_eq!(text, "1\n1\n25\n");
     }
 }
 
 /// What a Python program prints in a step: the host's own tree serves as an image that has an interpreter.
-fn by_python(case: &Box, program: &str) -> Option<String> {
+fn by_python(spec: Spec, program: &str) -> Option<String> {
     if !cfg!(target_arch = "x86_64") || !Path::new("/usr/bin/python3").exists() {
         println!("    not tried: no python3 here");
         return None;
     }
-    let mut spec = Spec { args: ["/usr/bin/python3", "-c", program].map(String::from).to_vec(), ..case.spec("") };
+    let mut spec = Spec { args: ["/usr/bin/python3", "-c", program].map(String::from).to_vec(), ..spec };
     let lib = |path: &str| mount(path, MountKind::Bind { source: Source::Directory(path.into()), subpath: "".into(), read_only: true });
     spec.mounts = ["/usr", "/lib", "/lib64"].into_iter().filter(|path| Path::new(path).exists()).map(lib).collect();
     Some(output(&spec))
@@ -537,6 +538,23 @@ fn ids_and_owners_agree_on_every_rung() {
     }
 }
 
+/// No user namespace may make devices: a file stands for one, also where no text has asked for emulation, and only root
+/// gets it.
+fn devices_are_made_where_the_kernel_refuses() {
+    let case = Box::new();
+    let refused = "mknod /tmp/x c 1 3 2>/dev/null || echo refused";
+    let script = format!(
+        "mkdir /srv && mknod -m 640 /srv/disk b 8 1 && mkfifo /srv/pipe && mknod /srv/second p && su app -c '{refused}'; ls /srv | xargs"
+    );
+    assert_eq!(output(&case.spec(&script)), "refused\ndisk pipe second\n");
+    assert_eq!(output(&Spec { user: "app".into(), ..case.spec(refused) }), "refused\n");
+    let disk = case.path("upper/srv/disk");
+    let mut value = [0; 32];
+    let length = rustix::fs::getxattr(&disk, rbuild::sys::recorded::DEVICE, &mut value[..]).unwrap();
+    assert_eq!(&value[..length], b"b:8:1");
+    assert_eq!(fs::symlink_metadata(&disk).unwrap().mode() & 0o7777, 0o640);
+}
+
 /// Time that a step costs beyond its command.
 fn overhead() {
     let case = Box::new();
@@ -581,10 +599,12 @@ const CASES: &[Case] = cases![
     layers_are_mounted_the_old_ways_too,
     owners_inside_are_real,
     ids_and_owners_agree_on_every_rung,
+    devices_are_made_where_the_kernel_refuses,
     item_34_what_a_build_has_no_business_with_is_refused,
     item_39_nobody_types_into_a_terminal,
     programs_of_another_processor_run_by_an_emulator,
     items::item_22_a_source_that_is_swapped_while_it_is_mounted,
+    items::item_37_abstract_sockets_outside_are_out_of_reach,
     overhead,
 ];
 

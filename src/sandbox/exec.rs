@@ -6,7 +6,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, Read},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{fs::MetadataExt, net::UnixStream},
     },
     path::{Path, PathBuf},
@@ -22,10 +22,15 @@ use super::{
     console, emulate, mounts,
     outcome::{During, InitError},
     seccomp,
-    spec::{Spec, Stdio, Ulimit},
+    spec::{Network, Spec, Stdio, Ulimit},
     user::User,
 };
-use crate::sys::{self, fdpass, process, seccomp::Instruction};
+use crate::sys::{
+    self, fdpass,
+    landlock::{self, Scope},
+    process,
+    seccomp::Instruction,
+};
 
 /// Docker's default capabilities: chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service,
 /// net_raw, sys_chroot, mknod, audit_write, setfcap.
@@ -34,9 +39,10 @@ pub const CAPABILITIES: u64 = 0xa804_25fb;
 /// With what powers a program is left.
 #[derive(Debug)]
 pub enum Power {
-    /// Those of root in namespaces of its own.
-    Namespaced,
-    /// The same where there is one id; the socket takes the descriptor on which held calls arrive.
+    /// Those of root in namespaces of its own. Devices are emulated where there is a socket, which takes the descriptor on
+    /// which held calls arrive.
+    Namespaced(Option<UnixStream>),
+    /// The same where there is one id.
     OneId(UnixStream),
     /// Those with which nobody gets out of a chroot.
     WithoutNamespaces,
@@ -75,12 +81,19 @@ fn prepare(spec: &Spec, user: &User, stdin: Option<OwnedFd>, power: Power) -> Re
     let program = spec.args.first().and_then(|name| find_program(name, path).ok());
     let filter = seccomp::filter(program.is_some_and(|program| is_32_bit(&program)));
     match power {
-        Power::Namespaced => give_up_power(user, &filter, CAPABILITIES)?,
-        Power::OneId(socket) => give_up_power_with_one_id(user, &filter, &socket)?,
-        Power::WithoutNamespaces => {
-            let filter = if may_filter(user)? { filter } else { Vec::new() };
-            give_up_power(user, &filter, in_chroot()?)?;
+        Power::Namespaced(reaper) => {
+            keep_inside(spec, false);
+            give_up_power(user, &filter, reaper.as_ref(), CAPABILITIES)?;
         }
+        Power::OneId(reaper) => {
+            keep_inside(spec, false);
+            give_up_power_with_one_id(user, &filter, &reaper)?;
+        }
+        Power::WithoutNamespaces if may_filter(user)? => {
+            keep_inside(spec, true);
+            give_up_power(user, &filter, None, in_chroot()?)?;
+        }
+        Power::WithoutNamespaces => give_up_power(user, &[], None, in_chroot()?)?,
     }
     // A directory that root may not enter (on a network file system) may still be the user's.
     entered.or_else(|_| enter_cwd(&cwd)).during(&format!("enter {}", spec.cwd))?;
@@ -88,6 +101,17 @@ fn prepare(spec: &Spec, user: &User, stdin: Option<OwnedFd>, power: Power) -> Re
     process::reset_signals();
     process::allow_huge_pages();
     Ok(())
+}
+
+/// Others' abstract sockets belong to the network that a step has not asked for, even where it has no other; signals are
+/// held back where no pid namespace does it. Kernels before 6.12 can't: see the table in `chroot`.
+fn keep_inside(spec: &Spec, has_others_processes: bool) {
+    let sockets = (spec.network != Network::Host).then_some(Scope::AbstractSockets);
+    let signals = has_others_processes.then_some(Scope::Signals);
+    let scopes: Vec<Scope> = sockets.into_iter().chain(signals).collect();
+    if !scopes.is_empty() {
+        let _ = landlock::restrict(&scopes);
+    }
 }
 
 /// Without an input it is the image's own /dev/null.
@@ -148,8 +172,8 @@ fn set_limit(limit: &Ulimit) -> Result<(), InitError> {
     rustix::process::setrlimit(resource, wanted).during(&format!("set ulimit {}={}:{}", limit.name, limit.soft, limit.hard))
 }
 
-/// Ids, the filter and capabilities, in the order in which each may still be changed.
-fn give_up_power(user: &User, filter: &[Instruction], capabilities: u64) -> Result<(), InitError> {
+/// Ids, the filter and capabilities, in the order in which each may still be changed. `reaper` makes devices.
+fn give_up_power(user: &User, filter: &[Instruction], reaper: Option<&UnixStream>, capabilities: u64) -> Result<(), InitError> {
     let groups: Vec<Gid> = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     if let Err(error) = rustix::thread::set_thread_groups(&groups) {
@@ -162,6 +186,12 @@ fn give_up_power(user: &User, filter: &[Instruction], capabilities: u64) -> Resu
     drop_bounding_set(capabilities)?;
     if !filter.is_empty() {
         sys::seccomp::install(filter).during("install the seccomp filter")?;
+    }
+    if let Some(reaper) = reaper {
+        // Without it (somebody may hold our own calls already) devices are refused, and the rest works.
+        let listener = sys::notify::install(&emulate::held_calls(emulate::Scope::Devices)).ok();
+        let handed: Vec<BorrowedFd<'_>> = listener.iter().map(AsFd::as_fd).collect();
+        fdpass::send(reaper, &[0], &handed).during("hand over the emulation filter")?;
     }
     rustix::thread::set_thread_res_uid(uid, uid, uid).during(&format!("become user {}", user.uid))?;
     limit_capabilities(user, capabilities)
@@ -206,7 +236,7 @@ fn give_up_power_with_one_id(user: &User, filter: &[Instruction], emulator: &Uni
     if !filter.is_empty() {
         sys::seccomp::install(filter).during("install the seccomp filter")?;
     }
-    let listener = sys::notify::install(&emulate::held_calls()).during("install the emulation filter")?;
+    let listener = sys::notify::install(&emulate::held_calls(emulate::Scope::Everything)).during("install the emulation filter")?;
     fdpass::send(emulator, &[0], &[listener.as_fd()]).during("hand over the emulation filter")?;
     drop(listener);
     limit_capabilities(user, CAPABILITIES)

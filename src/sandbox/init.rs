@@ -7,8 +7,8 @@
 //! | reaper | pid 1 of the step | mounts /proc, pivots, waits for everybody, tells the exit |
 //! | program | the step's process | changes ids, becomes the command |
 //!
-//! Each starts the next by fork: this program has one thread. All die with rbuild: the first three by parent-death
-//! signal, the rest with pid 1. Unaware of builds.
+//! Each starts the next by fork: this program has one thread, until the reaper has nobody left to start. All die with
+//! rbuild: the first three by parent-death signal, the rest with pid 1. Unaware of builds.
 
 use std::{
     fs::File,
@@ -22,9 +22,8 @@ use std::{
 
 use nix::{sched::CloneFlags, unistd::Pid};
 use rustix::{
-    event::{PollFd, PollFlags},
     fs::{Mode, OFlags},
-    process::{PidfdFlags, Signal},
+    process::Signal,
     thread::LinkNameSpaceType,
 };
 
@@ -32,7 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     chroot,
-    emulate::Emulator,
+    emulate::{Emulator, Scope},
     exec, files, forkserver,
     mounts::{self, Prepared},
     network::{Attachment, NAME_SERVER},
@@ -75,8 +74,8 @@ pub(super) struct Order {
     pub spec: Spec,
     /// What its network means here.
     pub network: Attachment,
-    /// There is one id: all others are emulated.
-    pub one_id: bool,
+    /// What is emulated; everything is where there is one id.
+    pub emulated: Option<Scope>,
     /// There are no namespaces: the step gets a chroot.
     pub chroot: bool,
 }
@@ -103,6 +102,10 @@ impl Control {
         let mut text = first.to_vec();
         (&self.socket).read_to_end(&mut text)?;
         Ok((serde_json::from_slice(&text)?, fds.pop()))
+    }
+
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { socket: self.socket.try_clone()? })
     }
 
     /// Only the first message counts. Nobody to hear it: rbuild is gone and we shall be soon.
@@ -137,8 +140,8 @@ fn keep(control: &Control) -> Result<(), InitError> {
     unshare(&order.spec, &order.network)?;
     let mut stubs = Stubs::default();
     let ready = build_root(&order, &mut stubs)?;
-    let emulates = order.one_id && is_emulated(&ready.user);
-    let reaper = process::fork(|| reap(&order.spec, &ready, Streams { stdin, control }, emulates)).during("fork")?;
+    let emulated = order.emulated.map(|scope| if is_emulated(&ready.user) { scope } else { Scope::Devices });
+    let reaper = process::fork(|| reap(&order.spec, &ready, Streams { stdin, control }, emulated)).during("fork")?;
     if order.spec.stdio != Stdio::Capture {
         process::forward_signals_to(reaper);
     }
@@ -181,12 +184,12 @@ fn unshare(spec: &Spec, network: &Attachment) -> Result<(), InitError> {
     nix::unistd::sethostname(&spec.hostname).during("set the host name")
 }
 
-fn build_root(Order { spec, network, one_id, .. }: &Order, stubs: &mut Stubs) -> Result<Ready, InitError> {
+fn build_root(Order { spec, network, emulated, .. }: &Order, stubs: &mut Stubs) -> Result<Ready, InitError> {
     let OpenRoot { mount, staging } = rootfs::open(&spec.rootfs)?;
     let root = RootDir::from_fd(mount);
     let user = user::resolve(&spec.user, &root).map_err(InitError::User)?;
     let mut own = spec.mounts.clone();
-    if *one_id {
+    if *emulated == Some(Scope::Everything) {
         own.iter_mut().for_each(|mount| close_to_others(mount, &user));
     }
     let generated: Vec<Prepared> = mounts::prepare(&generated_files(spec, network), &staging)?;
@@ -249,18 +252,18 @@ struct Streams<'a> {
 }
 
 /// Pid 1 of the step: finishes the root, starts the program, waits for it. When it ends, the kernel ends the rest.
-fn reap(spec: &Spec, ready: &Ready, streams: Streams<'_>, one_id: bool) -> i32 {
+fn reap(spec: &Spec, ready: &Ready, streams: Streams<'_>, emulated: Option<Scope>) -> i32 {
     let control = streams.control;
-    let result = if one_id {
-        reap_and_emulate(spec, ready, streams)
-    } else {
-        start(spec, ready, streams, None).and_then(|(program, _)| wait_for_program(program))
+    let result = match emulated {
+        Some(scope) => start_and_emulate(spec, ready, streams, scope),
+        None => start(spec, ready, streams, exec::Power::Namespaced(None)).map(|(program, _)| program),
     };
+    let result = result.and_then(wait_for_program);
     control.tell(&result.map_or_else(Message::Failed, Message::Exited));
     0
 }
 
-fn start(spec: &Spec, ready: &Ready, streams: Streams<'_>, emulator: Option<UnixStream>) -> Result<(Pid, Proc), InitError> {
+fn start(spec: &Spec, ready: &Ready, streams: Streams<'_>, power: exec::Power) -> Result<(Pid, Proc), InitError> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).during("tie the step to the sandbox")?;
     let proc = rootfs::mount_proc(&ready.proc_target)?;
     rootfs::mask(&ready.root)?;
@@ -268,12 +271,7 @@ fn start(spec: &Spec, ready: &Ready, streams: Streams<'_>, emulator: Option<Unix
     let Streams { stdin, control } = streams;
     let program = || {
         // Told before the reaper can tell the exit of a program that never was.
-        control.tell(&Message::Failed(exec::become_program(
-            spec,
-            &ready.user,
-            stdin,
-            emulator.map_or(exec::Power::Namespaced, exec::Power::OneId),
-        )));
+        control.tell(&Message::Failed(exec::become_program(spec, &ready.user, stdin, power)));
         1
     };
     let program = process::fork(program).during("fork")?;
@@ -306,30 +304,29 @@ pub(super) fn exit_of(ended: Ended) -> Exit {
     }
 }
 
-/// The same where there is one id: between deaths it answers the calls that are held.
-fn reap_and_emulate(spec: &Spec, ready: &Ready, streams: Streams<'_>) -> Result<Exit, InitError> {
+/// The same where calls are held: a thread of ours answers them until the end.
+fn start_and_emulate(spec: &Spec, ready: &Ready, streams: Streams<'_>, scope: Scope) -> Result<Pid, InitError> {
     let (ours, theirs) = UnixStream::pair().during("make a socket")?;
-    let (program, proc) = start(spec, ready, streams, Some(theirs))?;
-    let death = rustix::process::pidfd_open(rustix_pid(program)?, PidfdFlags::empty()).during("watch the program")?;
-    let emulator = match fdpass::receive::<1>(&ours).map(|(_, mut fds)| fds.pop()) {
-        Ok(Some(listener)) => Emulator::new(Listener::new(listener), ready.user.clone(), proc),
-        // It has told why before it ended.
-        _ => return wait_for_program(program),
+    let tell = streams.control.try_clone().during("copy a socket")?;
+    let power = match scope {
+        Scope::Devices => exec::Power::Namespaced(Some(theirs)),
+        Scope::Everything => exec::Power::OneId(theirs),
     };
-    loop {
-        let mut polled = [PollFd::new(emulator.listener(), PollFlags::IN), PollFd::new(&death, PollFlags::IN)];
-        match rustix::event::poll(&mut polled, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error).during("wait for calls"),
-        }
-        let (call, dead) = (polled[0].revents(), polled[1].revents());
-        if !dead.is_empty() {
-            return wait_for_program(program);
-        }
-        if call.contains(PollFlags::IN) {
-            emulator.answer_next().during("receive a call")?;
-        }
+    let (program, proc) = start(spec, ready, streams, power)?;
+    // Without a listener the program has told why before it ended, or does without.
+    if let Ok((_, Some(listener))) = fdpass::receive::<1>(&ours).map(|(first, mut fds)| (first, fds.pop())) {
+        let emulator = Emulator::new(Listener::new(listener), scope, ready.user.clone(), proc);
+        let answer = move || {
+            if let Err(error) = emulator.answer_all() {
+                let told = Err::<(), _>(error).during("answer calls");
+                told.unwrap_or_else(|error| tell.tell(&Message::Failed(error)));
+                // Pid 1 of the step: with it the rest ends.
+                process::exit_now(0);
+            }
+        };
+        std::thread::Builder::new().spawn(answer).during("start a thread")?;
     }
+    Ok(program)
 }
 
 pub(super) fn rustix_pid(pid: Pid) -> Result<rustix::process::Pid, InitError> {

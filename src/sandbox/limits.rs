@@ -18,16 +18,32 @@ pub(super) fn apply(spec: &mut Spec) -> Group {
     group
 }
 
+/// How limits are kept here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// The control groups of one step.
+    pub groups: Vec<String>,
+    /// Why there are not more.
+    pub missing: Vec<String>,
+    /// What holds instead of those that are missing.
+    pub notes: Vec<String>,
+}
+
+/// Finds out how these limits are kept, by making the groups of a step.
+pub fn kept(limits: &Limits) -> Kept {
+    let group = Group::new(limits);
+    let mut missing: Vec<String> = group.missing.iter().map(|(_, reason)| reason.clone()).collect();
+    missing.dedup();
+    Kept { groups: group.places(), missing, notes: on_process(&group.left(limits)).notes }
+}
+
 /// What of these limits is not enforced as it was meant, and why; nothing where control groups do it all.
 pub fn shortfalls(limits: &Limits) -> Vec<String> {
-    let group = Group::new(limits);
-    let notes = on_process(&group.left(limits)).notes;
+    let Kept { missing, notes, .. } = kept(limits);
     if notes.is_empty() {
         return notes;
     }
-    let mut reasons: Vec<String> = group.missing.iter().map(|(_, reason)| reason.clone()).collect();
-    reasons.dedup();
-    vec![format!("limits without a control group ({}): {}", reasons.join("; "), notes.join("; "))]
+    vec![format!("limits without a control group ({}): {}", missing.join("; "), notes.join("; "))]
 }
 
 fn on_process(left: &Limits) -> OnProcess {

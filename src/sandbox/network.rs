@@ -3,7 +3,7 @@
 //! Started when the first step asks for the default network, ended with rbuild. Nothing of the host's loopback is
 //! reachable, unless `host-gateway` is asked for, and no abstract socket; everything else the host can reach is, cloud
 //! metadata services included, as in other container networks. Where pasta is missing or refuses, steps share the host's
-//! network.
+//! network, without its abstract sockets where the kernel can do that (Landlock, Linux 6.12).
 //! Unaware of what runs in it.
 
 use std::{

@@ -24,6 +24,7 @@ use rustix::{
 
 use super::{
     cgroup::{Group, Usage},
+    emulate::Scope,
     enter::{self, Rung},
     forkserver::{self, Forked},
     gateway,
@@ -123,8 +124,8 @@ fn run_with(
         if chroot { network::without_namespaces(&spec.network) } else { Ok(network::attachment(&spec.network, &spec.extra_hosts)) };
     let network = network.map_err(RunError::Start)?;
     gateway::resolve(&mut spec.extra_hosts, &network).map_err(RunError::Start)?;
-    let one_id = enter::current() == Rung::Single || (spec.emulate_ids && enter::current() == Rung::Full);
-    let mut step = Step::start(&Order { spec, network, one_id, chroot }, &group, terminal).map_err(RunError::Start)?;
+    let emulated = emulated(&spec);
+    let mut step = Step::start(&Order { spec, network, emulated, chroot }, &group, terminal).map_err(RunError::Start)?;
     started(step.init.pid);
     let deadline = timeout.map(|timeout| (Instant::now() + timeout, timeout));
     let mut answer = Vec::new();
@@ -160,6 +161,16 @@ fn run_with(
     };
     note_usage(&mut exit, usage, || oom::kills() > oom_before);
     Ok(exit)
+}
+
+/// What no namespace of ours gives a step.
+fn emulated(spec: &Spec) -> Option<Scope> {
+    match enter::current() {
+        Rung::Single => Some(Scope::Everything),
+        Rung::Full if spec.emulate_ids => Some(Scope::Everything),
+        Rung::Full => Some(Scope::Devices),
+        Rung::Chroot | Rung::Copy => None,
+    }
 }
 
 fn killed() -> Exit {

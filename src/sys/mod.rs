@@ -2,6 +2,7 @@
 //! Unaware of images and builds.
 
 pub mod fdpass;
+pub mod landlock;
 pub mod limits;
 pub mod lock;
 pub mod loopback;

@@ -7,6 +7,8 @@ use std::{
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec};
+
 use super::seccomp::Instruction;
 
 /// A held system call.
@@ -75,6 +77,16 @@ impl Listener {
             };
         }
         Ok(Some(Call { id: call.id, pid: call.pid, number: call.data.nr.into(), arguments: call.data.args }))
+    }
+
+    /// Whether nobody is left who could make a call; `receive` then returns at once, with nothing.
+    pub fn is_abandoned(&self) -> io::Result<bool> {
+        let mut polled = [PollFd::new(&self.fd, PollFlags::IN)];
+        match rustix::event::poll(&mut polled, Some(&Timespec::default())) {
+            Ok(_) => Ok(polled[0].revents().contains(PollFlags::HUP)),
+            Err(rustix::io::Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Lets the kernel do the call as if nobody had held it.

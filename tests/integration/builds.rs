@@ -166,3 +166,20 @@ fn dockerignore_hides_files_and_a_named_one_goes_first() {
     bed.file("Dockerfile.dockerignore", "*\n!b.log\n");
     assert_eq!(listed(&bed), ["/c/b.log"]);
 }
+
+/// No text of the Dockerfile says that there will be a device.
+#[test]
+fn a_device_that_a_script_makes_is_in_the_layer() {
+    for bed in Bed::each_user() {
+        bed.file("make", "mknod -m 640 /srv/disk b 8 1 && mknod /srv/null c 1 3 && chown 0:6 /srv/disk\n");
+        bed.dockerfile("FROM alpine\nCOPY make /\nRUN mkdir -p /srv && sh /make\n");
+        bed.build(&["-o", "type=tar,dest=../out/app.tar"]).succeeds();
+        let listed = tool(Command::new("tar").args(["--numeric-owner", "-tvf"]).arg(bed.path("out/app.tar")));
+        let line = |name: &str| {
+            let found = listed.lines().find(|line| line.ends_with(name)).unwrap_or_else(|| panic!("{name}: {listed}"));
+            found.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(line("srv/disk"), "brw-r----- 0/6 8,1");
+        assert_eq!(line("srv/null"), "crw-r--r-- 0/0 1,3");
+    }
+}

@@ -117,6 +117,31 @@ fn what_is_not_in_the_table_of_facts_changes_nothing() {
     assert_eq!(with("two", &["--network", "none"]), 1);
 }
 
+/// A proxy is a fact of where a build runs: a step sees it, and neither the cache nor the image knows of it.
+#[test]
+fn a_proxy_is_seen_by_steps_and_by_nobody_else() {
+    let bed = Bed::caller();
+    bed.dockerfile("FROM alpine\nRUN echo \"through $HTTP_PROXY $https_proxy, not $NO_PROXY\"; echo done > /done\n");
+    let with = |proxy: &str| {
+        let (http, https) = (format!("HTTP_PROXY=http://{proxy}"), format!("https_proxy=http://{proxy}/s"));
+        let words = ["-t", "app", "--reproducible", "--build-arg", &http, "--build-arg", &https, "--build-arg", "NO_PROXY=intra.example"];
+        (bed.build(&words), bed.digest("app"))
+    };
+    let (built, first) = with("one.example:3128");
+    built.succeeds().says("through http://one.example:3128 http://one.example:3128/s, not intra.example");
+    let (built, second) = with("two.example:8080");
+    built.succeeds().says("CACHED").does_not_say("through http://");
+    bed.build(&["-t", "app", "--reproducible"]).succeeds().says("CACHED");
+    assert_eq!([&second, &bed.digest("app")], [&first, &first]);
+    let image = bed.run(&["inspect", "app"]);
+    image.succeeds();
+    for word in ["one.example", "two.example", "intra.example"] {
+        image.does_not_say(word);
+        let blobs = fs::read_dir(bed.store().join("blobs/sha256")).unwrap().map(|blob| fs::read(blob.unwrap().path()).unwrap());
+        assert!(!blobs.into_iter().any(|bytes| String::from_utf8_lossy(&bytes).contains(word)), "{word} in a blob");
+    }
+}
+
 #[test]
 fn an_equal_result_of_another_stage_keeps_what_copies_from_it() {
     let bed = Bed::caller();

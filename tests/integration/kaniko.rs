@@ -59,6 +59,20 @@ fn an_archive_is_written_without_a_push() {
     assert!(seen.contains("sha256"), "{seen}");
 }
 
+/// The file of a pipeline's shared volume may be there already, as a link to somewhere else.
+#[test]
+fn digests_replace_links_and_follow_none() {
+    let bed = Bed::caller();
+    bed.file("f", "f\n").dockerfile("FROM scratch\nCOPY f /\n");
+    fs::write(bed.path("canary"), "alive").unwrap();
+    let (context, digest) = (bed.path("context").display().to_string(), bed.path("out/digest"));
+    std::os::unix::fs::symlink(bed.path("canary"), &digest).unwrap();
+    bed.run(&["kaniko", "-c", &context, "-d", "app:3", "--no-push", "--digest-file", &digest.display().to_string()]).succeeds();
+    assert_eq!(fs::read_to_string(bed.path("canary")).unwrap(), "alive");
+    assert!(fs::symlink_metadata(&digest).unwrap().is_file());
+    assert!(fs::read_to_string(&digest).unwrap().starts_with("sha256:"));
+}
+
 #[test]
 fn an_archive_is_a_context() {
     let bed = Bed::caller();

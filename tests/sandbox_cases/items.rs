@@ -6,10 +6,14 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use rbuild::sandbox::MountKind;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+
+use rbuild::sandbox::{DefaultNetwork, MountKind, Network, Spec, default_network};
+use rbuild::sys::landlock::{self, Scope};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::{Box, mount, output};
+use super::{Box, by_python, mount, output};
 
 /// As many mounts as one step makes of a source.
 const MOUNTS: usize = 100;
@@ -57,4 +61,29 @@ pub fn item_22_a_source_that_is_swapped_while_it_is_mounted() {
         }
     });
     println!("    {} mounts, {} swaps", rounds().div_ceil(MOUNTS) * MOUNTS, swaps.load(Ordering::Relaxed));
+}
+
+/// The host's network is not asked for: then its abstract sockets are not, even where there is no other network.
+pub fn item_37_abstract_sockets_outside_are_out_of_reach() {
+    let name = format!("rbuild-test-{}", std::process::id());
+    let _listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    let python = format!(
+        "import socket\ndef reach(name):\n  s = socket.socket(socket.AF_UNIX)\n  try: s.connect(name); return 'reached'\n  except OSError as e: return e.errno\n\
+        own = socket.socket(socket.AF_UNIX); own.bind('\\0own'); own.listen()\nprint(reach('\\0{name}'), reach('\\0own'))"
+    );
+    let reached = |network: Network| {
+        let case = Box::new();
+        by_python(Spec { network, ..case.spec("") }, &python)
+    };
+    let Some(text) = reached(Network::Host) else { return };
+    assert_eq!(text, "reached reached\n");
+    let is_private = matches!(default_network(), DefaultNetwork::Private { .. });
+    // It holds for the thread that asks, which ends.
+    let restrict = || landlock::restrict(&[Scope::AbstractSockets]).is_ok();
+    let expected = match (is_private, std::thread::spawn(restrict).join().unwrap()) {
+        (true, _) => "111 reached\n",
+        (false, true) => "1 reached\n",
+        (false, false) => return println!("    not tried: no private network and no Landlock scopes (Linux 6.12) here"),
+    };
+    assert_eq!(reached(Network::Default).unwrap(), expected);
 }

@@ -5,7 +5,6 @@ mod flags;
 mod translate;
 
 use std::{
-    io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -13,10 +12,14 @@ use std::{
 use clap::{Args, Parser};
 use serde_json::Value;
 
-use crate::cli::{
-    args::{Cli, Verb},
-    build,
-    failure::Failure,
+use crate::{
+    build::chain,
+    cli::{
+        args::{Cli, Verb},
+        build,
+        failure::Failure,
+    },
+    export::{self, FileDestination},
 };
 use flags::Executor;
 use translate::Translated;
@@ -91,7 +94,8 @@ fn write_digests(executor: &Executor, metadata: &Path) -> Result<(), Failure> {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).map_err(fail)?;
         }
-        std::fs::File::create(path).and_then(|mut file| file.write_all(text.as_bytes())).map_err(fail)?;
+        // As kaniko's file it may be a link that somebody else has put there.
+        export::write_file(FileDestination::Path(path.to_owned()), text.as_bytes()).map_err(|error| Failure::new(chain(&error)))?;
     }
     Ok(())
 }

@@ -162,6 +162,18 @@ impl Group {
         }
     }
 
+    /// Where the groups are, and by which of the kernel's interfaces.
+    pub fn places(&self) -> Vec<String> {
+        let place = |part: &Part| {
+            let version = match part.version {
+                Version::V1 => "v1",
+                Version::V2 => "v2",
+            };
+            format!("{version} in {}", part.directory.parent().unwrap_or(&part.directory).display())
+        };
+        self.parts.iter().map(place).collect()
+    }
+
     /// What was used so far.
     pub fn usage(&self) -> Usage {
         let number = |name: &str| self.read(name).and_then(|text| text.trim().parse().ok());

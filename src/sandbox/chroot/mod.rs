@@ -12,15 +12,16 @@
 //! | /proc | files that tell of the machine; of /proc/self the mounts only |
 //! | /sys | an empty directory |
 //! | pid namespace | all descendants are stopped and killed at the end |
-//! | network `none` | refused |
+//! | a network of its own | the container's; its abstract sockets are out of reach as below; network `none` is refused |
 //! | host name | the container's own |
 //!
 //! What holds a step inside: the chroot, no descriptor but its own three, and capabilities: CAP_SYS_CHROOT is taken away,
 //! without which nobody leaves a chroot, and CAP_MKNOD, with which one could make the disk. As rbuild has the former, the
 //! kernel also lets the step trace no process of rbuild's and look into none (`ptrace` asks for all capabilities of the
-//! other). It can send signals to the container's processes, being root. The filter for system calls is added where it
-//! costs nothing: without CAP_SYS_ADMIN it takes no_new_privs, which a step of another user than root may not get, or its
-//! `sudo` would not work; the container's own filter holds for all.
+//! other). Signals to the container's other processes and their abstract sockets are held back by Landlock (Linux 6.12), and
+//! the filter for system calls is added, where both cost nothing: without CAP_SYS_ADMIN they take no_new_privs, which a step
+//! of another user than root may not get, or its `sudo` would not work. Such a step may not send signals to root's processes
+//! anyway; the container's own filter holds for all.
 //!
 //! The keeper is not killed with rbuild: it sees that nobody listens any more, ends the step and clears up. Only where
 //! both are killed at once does a secret stay in the private directory, until the store is used next.

@@ -18,7 +18,8 @@ use crate::sys::recorded::{self, Last};
 /// The owner that a new file at `path` gets; None when it is the real one, root.
 pub fn owner_of_new(path: &Path, ids: &Ids) -> Option<(u32, u32)> {
     let parent = path.parent().unwrap_or(Path::new("/"));
-    let inherited = recorded::owner(parent, Last::Followed).map(|(_, gid)| gid);
+    let inherited =
+        recorded::has_any(parent, Last::Followed).then(|| recorded::owner(parent, Last::Followed)).flatten().map(|(_, gid)| gid);
     let hands_on = inherited.is_some() && std::fs::metadata(parent).is_ok_and(|metadata| metadata.mode() & libc::S_ISGID != 0);
     let gid = inherited.filter(|_| hands_on).unwrap_or(ids.group.effective);
     ((ids.user.effective, gid) != (0, 0)).then_some((ids.user.effective, gid))

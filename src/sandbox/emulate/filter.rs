@@ -2,6 +2,7 @@
 //! Unaware of the answers.
 
 use super::super::bpf::{ARCH, NUMBER, answer, argument, if_any_bit, if_equal, jump, load};
+use super::Scope;
 use crate::sys::seccomp::Instruction;
 
 const HOLD: u32 = libc::SECCOMP_RET_USER_NOTIF;
@@ -40,7 +41,17 @@ const HELD: &[libc::c_long] = &[
     libc::SYS_newfstatat,
     libc::SYS_fstat,
     libc::SYS_statx,
+    libc::SYS_chroot,
 ];
+
+/// Those that make devices: number and where the mode is.
+#[cfg(target_arch = "x86_64")]
+const MAKE_DEVICES: &[(libc::c_long, u32)] = &[(libc::SYS_mknodat, 2), (libc::SYS_mknod, 1)];
+#[cfg(not(target_arch = "x86_64"))]
+const MAKE_DEVICES: &[(libc::c_long, u32)] = &[(libc::SYS_mknodat, 2)];
+
+/// Of the types of files, character and block devices alone have this bit.
+const IS_DEVICE: u32 = libc::S_IFCHR & libc::S_IFBLK;
 
 /// Calls that only old architectures have.
 #[cfg(target_arch = "x86_64")]
@@ -67,19 +78,35 @@ const OPENS: &[(libc::c_long, u32)] = &[(libc::SYS_openat, 2)];
 const CREATES: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
 
 /// The filter; programs of sibling architectures are not emulated.
-pub fn filter() -> Vec<Instruction> {
+pub fn filter(scope: Scope) -> Vec<Instruction> {
     let mut body = vec![load(NUMBER)];
-    for number in HELD.iter().chain(HELD_OLD) {
-        body.extend([if_equal(*number as u32, 0, 1), answer(HOLD)]);
+    match scope {
+        Scope::Devices => hold_if_any_bit(&mut body, MAKE_DEVICES, IS_DEVICE),
+        Scope::Everything => hold_everything(&mut body),
     }
-    for (number, flags) in OPENS {
-        body.extend([if_equal(*number as u32, 0, 4), load(argument(*flags)), if_any_bit(CREATES, 0, 1), answer(HOLD), answer(ALLOW)]);
-    }
-    body.extend([if_equal(libc::SYS_prctl as u32, 0, 4), load(argument(0))]);
-    body.extend([if_equal(libc::PR_SET_KEEPCAPS as u32, 0, 1), answer(HOLD), answer(ALLOW)]);
     body.push(answer(ALLOW));
     let mut code = vec![load(ARCH), if_equal(OWN_ARCH, 1, 0), jump(body.len() as u32)];
     code.extend(body);
     code.push(answer(ALLOW));
     code
+}
+
+fn hold(body: &mut Vec<Instruction>, numbers: &[libc::c_long]) {
+    for number in numbers {
+        body.extend([if_equal(*number as u32, 0, 1), answer(HOLD)]);
+    }
+}
+
+fn hold_if_any_bit(body: &mut Vec<Instruction>, calls: &[(libc::c_long, u32)], bits: u32) {
+    for (number, index) in calls {
+        body.extend([if_equal(*number as u32, 0, 4), load(argument(*index)), if_any_bit(bits, 0, 1), answer(HOLD), answer(ALLOW)]);
+    }
+}
+
+fn hold_everything(body: &mut Vec<Instruction>) {
+    hold(body, HELD);
+    hold(body, HELD_OLD);
+    hold_if_any_bit(body, OPENS, CREATES);
+    body.extend([if_equal(libc::SYS_prctl as u32, 0, 4), load(argument(0))]);
+    body.extend([if_equal(libc::PR_SET_KEEPCAPS as u32, 0, 1), answer(HOLD), answer(ALLOW)]);
 }

@@ -20,6 +20,8 @@ pub struct Target {
     pub pid: u32,
     /// In our /proc, which may be that of a pid namespace further out.
     pub in_proc: u32,
+    /// Its absolute paths are ours: half the way that leads through /proc.
+    pub has_our_root: bool,
 }
 
 impl Target {
@@ -37,7 +39,10 @@ impl Target {
     fn locate(self, directory: i32, text: &OsStr) -> PathBuf {
         let bytes = text.as_bytes();
         if bytes.first() == Some(&b'/') {
-            return self.translate(bytes).unwrap_or_else(|| PathBuf::from(format!("/proc/{}/root", self.in_proc)).join(strip(text)));
+            return self.translate(bytes).unwrap_or_else(|| match self.has_our_root {
+                true => PathBuf::from(text),
+                false => PathBuf::from(format!("/proc/{}/root", self.in_proc)).join(strip(text)),
+            });
         }
         let base = match directory {
             libc::AT_FDCWD => PathBuf::from(format!("/proc/{}/cwd", self.in_proc)),
@@ -66,9 +71,17 @@ impl Target {
 
     /// The mask of modes of new files.
     pub fn umask(self) -> u32 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.in_proc)).unwrap_or_default();
-        let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-        mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o022)
+        self.status("Umask:").and_then(|mask| u32::from_str_radix(&mask, 8).ok()).unwrap_or(0o022)
+    }
+
+    /// What it may do in its user namespace.
+    pub fn capabilities(self) -> u64 {
+        self.status("CapEff:").and_then(|set| u64::from_str_radix(&set, 16).ok()).unwrap_or(0)
+    }
+
+    fn status(self, key: &str) -> Option<String> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.in_proc)).ok()?;
+        status.lines().find_map(|line| line.strip_prefix(key)).map(|value| value.trim().to_owned())
     }
 }
 
@@ -84,8 +97,9 @@ mod tests {
 
     #[test]
     fn paths_start_where_the_caller_would_start() {
-        let target = Target { pid: 1, in_proc: 7 };
-        let locate = |directory, text: &str| target.locate(directory, OsStr::new(text)).display().to_string();
+        let target = Target { pid: 1, in_proc: 7, has_our_root: false };
+        let located = |target: Target, directory, text: &str| target.locate(directory, OsStr::new(text)).display().to_string();
+        let locate = |directory, text| located(target, directory, text);
         assert_eq!(locate(libc::AT_FDCWD, "a/b"), "/proc/7/cwd/a/b");
         assert_eq!(locate(5, "a"), "/proc/7/fd/5/a");
         assert_eq!(locate(5, ""), "/proc/7/fd/5");
@@ -94,5 +108,9 @@ mod tests {
         assert_eq!(locate(0, "/proc/selfish"), "/proc/7/root/proc/selfish");
         assert_eq!(locate(0, "/dev/stdout"), "/proc/7/fd/1");
         assert_eq!(locate(0, "/"), "/proc/7/root/");
+        let target = Target { has_our_root: true, ..target };
+        assert_eq!(located(target, 5, "//etc/x"), "//etc/x");
+        assert_eq!(located(target, 5, "a"), "/proc/7/fd/5/a");
+        assert_eq!(located(target, 0, "/proc/self/fd/1"), "/proc/7/fd/1");
     }
 }

@@ -109,6 +109,20 @@ fn in_container(container: Option<Container>, runner: Option<Runner>) -> Option<
     Some(fix.into())
 }
 
+/// What gives us control groups to divide, or holds the build as a whole where nobody gets any.
+pub fn control_groups() -> String {
+    let is_unified = fs::exists("/sys/fs/cgroup/cgroup.controllers").unwrap_or(false);
+    let fix = match (container(), is_unified) {
+        (Some(Container::Kubernetes), _) => "resources: {limits: {memory: .., cpu: ..}}   # of the container: for the build as a whole",
+        (Some(Container::Docker), _) => "docker run --memory .. --cpus .. --pids-limit ..   # for the build as a whole",
+        (Some(Container::Podman), _) => "podman run --memory .. --cpus .. --pids-limit ..   # for the build as a whole",
+        (None, true) if rustix::process::geteuid().is_root() => "systemd-run --scope -p Delegate=yes rbuild ..",
+        (None, true) => "systemd-run --user --scope -p Delegate=yes rbuild ..",
+        (None, false) => "the kernel parameter systemd.unified_cgroup_hierarchy=1   # cgroup v2",
+    };
+    fix.into()
+}
+
 /// What gives a root of a container the capabilities that it was started without.
 pub fn capability(names: &str, runner: Option<Runner>) -> String {
     match (container(), runner) {

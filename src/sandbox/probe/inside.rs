@@ -1,4 +1,4 @@
-//! Gates that are seen after entering: mounts, the store's file system, emulators, the network, limits.
+//! Gates that are seen after entering: mounts, the store's file system, emulators, the network.
 //! Unaware of how we got in.
 
 use std::{
@@ -50,7 +50,7 @@ pub fn findings(options: &ProbeOptions) -> Findings {
     if entered.rung == Rung::Chroot {
         gates.push(devices(&directory, options.runner));
     }
-    gates.extend([reflink(&directory), disk(&directory), cgroup(), tun()]);
+    gates.extend([reflink(&directory), disk(&directory), tun()]);
     if entered.rung >= Rung::Single {
         // Last: it starts threads.
         gates.push(private_network());
@@ -183,7 +183,11 @@ fn reflink(directory: &Path) -> Gate {
     };
     match tried() {
         Ok(()) => gate.open("ok", "copies share their blocks"),
-        Err(error) => gate.detour(said(&error), "copies cost time and space; only matters where overlay is closed", None),
+        Err(error) => gate.detour(
+            said(&error),
+            "copies cost time and space; only matters where overlay is closed",
+            Some("put the store on btrfs or XFS; RBUILD_STORE names the place".into()),
+        ),
     }
 }
 
@@ -228,24 +232,6 @@ fn disk(directory: &Path) -> Gate {
             }
         }
     }
-}
-
-fn cgroup() -> Gate {
-    let gate = Gate::new("cgroup", "a cgroup v2 of our own with memory, cpu and pids");
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let path = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/").trim_start_matches('/').to_owned();
-    let directory = Path::new("/sys/fs/cgroup").join(path);
-    let Ok(controllers) = fs::read_to_string(directory.join("cgroup.controllers")) else {
-        return gate.detour("no cgroup v2", "--memory and --cpus are kept by rlimits where possible", None);
-    };
-    let wanted = ["memory", "cpu", "pids"].iter().all(|name| controllers.split_whitespace().any(|other| other == *name));
-    let writable = rustix::fs::access(directory.join("cgroup.procs"), rustix::fs::Access::WRITE_OK).is_ok();
-    let said = format!("{}: {}, {}", directory.display(), controllers.trim(), if writable { "writable" } else { "not writable" });
-    if wanted && writable {
-        return gate.open(said, "--memory, --cpus and pids limits hold");
-    }
-    let fix = Some("systemd-run --user --scope -p Delegate=yes rbuild ..".to_owned());
-    gate.detour(said, "--memory and --cpus are kept by rlimits where possible", fix)
 }
 
 fn private_network() -> Gate {

@@ -10,11 +10,15 @@ use super::{
 };
 use crate::{
     sandbox::{
-        emulate,
+        Limits, emulate,
         enter::{self, Refused},
-        idmap,
+        idmap, limits,
     },
-    sys::{notify, root::RootDir},
+    sys::{
+        landlock::{self, Scope},
+        notify,
+        root::RootDir,
+    },
 };
 
 /// All of them.
@@ -25,12 +29,15 @@ pub fn gates(options: &ProbeOptions) -> Vec<Gate> {
         sysctls(runner),
         app_armor(runner),
         seccomp(),
+        landlock(),
         user_namespace(runner),
         subordinate_ids(),
         helpers(options),
         no_new_privs(runner),
         capabilities(),
         openat2(),
+        // Not in the copy that enters: a group that is delegated to us can be divided by its only process.
+        cgroup(),
     ]
 }
 
@@ -98,12 +105,32 @@ fn seccomp() -> Gate {
     };
     let tried = in_a_copy(|| {
         let _ = rustix::thread::set_no_new_privs(true);
-        notify::install(&emulate::held_calls()).map(drop).map_err(|error| said(&error))
+        notify::install(&emulate::held_calls(emulate::Scope::Everything)).map(drop).map_err(|error| said(&error))
     });
     match tried {
         Ok(Ok(())) => gate.open(format!("ok, {mode}"), "ids and owners can be emulated"),
         Ok(Err(error)) => gate.detour(format!("{error}, {mode}"), "no `single` rung: only one id, and no emulation", None),
         Err(error) => gate.detour(format!("{}, {mode}", said(&error)), "no `single` rung: only one id, and no emulation", None),
+    }
+}
+
+/// What keeps a step from those with whom it shares a network or a pid namespace.
+fn landlock() -> Gate {
+    let gate = Gate::new("landlock", "give up signals and abstract sockets outside with landlock_restrict_self");
+    let tried = in_a_copy(|| {
+        let _ = rustix::thread::set_no_new_privs(true);
+        landlock::restrict(&[Scope::Signals, Scope::AbstractSockets]).map_err(|error| said(&error))
+    });
+    let otherwise = "on the host's network RUN reaches abstract sockets, and on the `chroot` rung signals reach the container's processes";
+    let fix = |said: &str| match said.split_whitespace().next() {
+        Some("EOPNOTSUPP") => Some("a kernel that is started with lsm=landlock,..".to_owned()),
+        Some("EPERM") => None,
+        _ => Some("Linux 6.12 or later".to_owned()),
+    };
+    match tried {
+        Ok(Ok(())) => gate.open("ok", "RUN reaches no abstract socket and no process outside, whatever it shares"),
+        Ok(Err(said)) => gate.detour(said.clone(), otherwise, fix(&said)),
+        Err(error) => gate.detour(said(&error), otherwise, None),
     }
 }
 
@@ -265,4 +292,20 @@ fn openat2() -> Gate {
             gate.detour(error.to_string(), meaning, None)
         }
     }
+}
+
+/// Makes a group as a step would get it; it is removed again.
+fn cgroup() -> Gate {
+    let gate = Gate::new("cgroup", "make a control group with limits of memory, processors and processes");
+    let wanted = Limits { memory_bytes: Some(1 << 30), cpu_quota_us: Some(100_000), pids: Some(1000), ..Limits::default() };
+    let kept = limits::kept(&wanted);
+    let held = match kept.groups.is_empty() {
+        true => "no group".to_owned(),
+        false => kept.groups.join(", "),
+    };
+    if kept.missing.is_empty() {
+        return gate.open(held, "--memory, --cpus and --pids-limit hold for a step as a whole");
+    }
+    let said = format!("{held}; {}", kept.missing.join("; "));
+    gate.detour(said, format!("instead: {}", kept.notes.join("; ")), Some(advice::control_groups()))
 }

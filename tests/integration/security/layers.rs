@@ -2,7 +2,9 @@
 
 use std::{
     fs::{self, File},
-    process::Stdio,
+    io::{self, Read, Write},
+    path::Path,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -10,7 +12,7 @@ use super::{
     Stand,
     files::{evil, is_untouched, outside},
 };
-use crate::support::{Layer, Outcome, binary};
+use crate::support::{Bed, Layer, Outcome, binary, seal, tool};
 
 const UP: &str = "../../../../../../../../../../../..";
 /// Bounded time: the machine may be busy.
@@ -151,16 +153,96 @@ fn item_08_devices_and_attributes() {
             .file("redirected", "")
             .xattr("user.overlay.redirect", "/etc")
             .directory("other/")
-            .xattr("user.rbuild.owner", "forged")
+            .xattr("user.rootlesscontainers", "\x08\x05\x10\x05")
             .file("owned", "x");
         let read = "FROM evil\nRUN test -e /kept && cat /dir/kept && test -e /redirected && test ! -e /other/passwd && stat -c 'owner %u:%g' /owned\n";
         evil(&stand, vec![below(), forged], read, &["-t", "app"]).succeeds().says("of dir").says("owner 0:0");
         // Set-id bits, pipes and capabilities stay; a device is there and is none that could be used.
         let special = Layer::new().fifo("pipe").setuid("suid", "x").device("disk", 8, 0).device("mem", 1, 1);
-        let read = "FROM evil\nRUN stat -c '%n %a' /suid && test -p /pipe && ! head -c 1 /disk >/dev/null 2>&1; ! head -c 1 /mem > /dev/null 2>&1\n";
+        let read =
+            "FROM evil\nRUN stat -c '%n %a' /suid && test -p /pipe && echo read $(head -c 1 /disk | wc -c) $(head -c 1 /mem | wc -c)\n";
         let built = evil(&stand, vec![special], read, &["-t", "app"]);
-        built.says("/suid 4755");
+        built.succeeds().says("/suid 4755").says("read 0 0");
     }
+}
+
+/// What of all this arrives in a layer of ours, from a base's layer and from an archive that is added.
+#[test]
+fn item_08_what_is_kept_and_what_is_not() {
+    const CAPABILITY: &str = "\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    let special = || {
+        let kept = Layer::new().fifo("d/pipe").setuid("d/suid", "x").device("d/disk", 8, 0).xattr("security.capability", CAPABILITY);
+        let forged = kept.program("d/powerful", b"x").xattr("user.rootlesscontainers", "\x08\x05\x10\x05").file("d/owned", "x");
+        let forged =
+            forged.xattr("user.rbuild.device", "c:1:1").file("d/fake", "").xattr("trusted.overlay.opaque", "y").directory("d/dir/");
+        forged.xattr("user.overlay.whiteout", "y").file("d/dir/white", "").xattr("security.selinux", "forged").file("d/labelled", "x")
+    };
+    let expected = [
+        "drwxr-xr-x 0/0 0 d/dir/",
+        "crw-rw-rw- 0/0 8,0 d/disk",
+        "-rw-r--r-- 0/0 0 d/dir/white",
+        "-rw-r--r-- 0/0 0 d/fake",
+        "-rw-r--r-- 0/0 1 d/labelled",
+        "-rw-r--r-- 0/0 1 d/owned",
+        "prw-r--r-- 0/0 0 d/pipe",
+        "-rwxr-xr-x 0/0 1 d/powerful",
+        "-rwsr-xr-x 0/0 1 d/suid",
+    ];
+    for stand in Stand::each() {
+        stand.bed.file("special.tar", special().bytes());
+        for (layers, dockerfile) in [
+            (vec![special()], "FROM evil\nRUN true\n"),
+            (vec![], "FROM evil\nADD special.tar /\n"),
+            (vec![special()], "FROM scratch\nCOPY --from=evil /d /d\n"),
+        ] {
+            evil(&stand, layers, dockerfile, &["-o", "type=tar,dest=../out/app.tar"]).succeeds();
+            let archive = stand.bed.path("out/app.tar");
+            let listed = tool(Command::new("tar").args(["--numeric-owner", "-tvf"]).arg(&archive));
+            let lines: Vec<String> = listed.lines().map(in_short).collect();
+            for line in expected {
+                assert!(lines.iter().any(|found| found == line), "no {line:?} on {} after {dockerfile:?}:\n{listed}", stand.rung);
+            }
+            let bytes = fs::read(&archive).unwrap();
+            let count = |word: &str| bytes.windows(word.len()).filter(|part| *part == word.as_bytes()).count();
+            assert_eq!(count("SCHILY.xattr."), 1, "on {} after {dockerfile:?}", stand.rung);
+            assert_eq!(count(&format!("SCHILY.xattr.security.capability={CAPABILITY}\n")), 1, "on {} after {dockerfile:?}", stand.rung);
+        }
+    }
+}
+
+/// Mode, owner, size or device, and name of a line of `tar -tv`.
+fn in_short(line: &str) -> String {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    [&words[..3], &words[5..]].concat().join(" ")
+}
+
+/// Kilobytes that become more than rbuild may have of memory; on the disk there is room.
+#[test]
+fn item_09_bombs_take_no_memory() {
+    const BOMB: u64 = 768 << 20;
+    const MEMORY_KIB: u64 = 640 << 10;
+    let mut header = Layer::new().file("zeros", "").bytes();
+    header.truncate(512);
+    header[124..136].copy_from_slice(format!("{BOMB:011o}\0").as_bytes());
+    seal(&mut header);
+    let write = |to: &mut dyn Write| -> io::Result<()> {
+        to.write_all(&header)?;
+        io::copy(&mut io::repeat(0).take(BOMB + 1024), to).map(drop)
+    };
+    let bed = Bed::caller();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    write(&mut gzip).unwrap();
+    let mut zstd = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    write(&mut zstd).unwrap();
+    bed.file("gzip", gzip.finish().unwrap()).file("zstd", zstd.finish().unwrap());
+    bed.dockerfile(
+        "FROM scratch AS zeros\nADD gzip /a/\nADD zstd /b/\nFROM busybox\nRUN --mount=from=zeros,target=/z wc -c /z/a/zeros /z/b/zeros\n",
+    );
+    let inner = bed.command(&["build", "--progress", "plain", "."]);
+    let mut limited = bed.user.command(Path::new("/bin/sh"), &bed.path("home"));
+    limited.args(["-c", &format!("ulimit -d {MEMORY_KIB} && exec \"$@\""), "sh"]).arg(inner.get_program()).args(inner.get_args());
+    limited.env("RBUILD_STORE", bed.store()).current_dir(bed.path("context")).stdin(Stdio::null());
+    Outcome::of(limited).succeeds().says(&format!(" {BOMB} /z/a/zeros")).says(&format!(" {BOMB} /z/b/zeros"));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{
     net::TcpListener,
     os::{linux::net::SocketAddrExt, unix::net::UnixListener},
     path::Path,
-    process::Stdio,
+    process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
@@ -156,6 +156,25 @@ fn item_36_the_builder_cannot_be_reached_by_signals() {
         stand.lines(lines, &[]).succeeds().says("the builder lives");
         // Everybody that hears it belongs to the step.
         stand.lines("RUN sleep 300 & kill -9 -1; wait; echo left alone | sed s/left/now/", &["--no-cache"]).succeeds().says("now alone");
+    }
+}
+
+/// On the `chroot` rung the processes of the container are all in one namespace.
+#[test]
+fn item_36_processes_that_share_a_namespace_hear_no_signals() {
+    for stand in Stand::each().into_iter().filter(|stand| !has_namespaces(stand)) {
+        let doctor = stand.bed.run(&["--rung", stand.rung, "doctor"]);
+        if !doctor.out.lines().any(|line| line.starts_with("ok  landlock ")) {
+            eprintln!("not tried on {}: no Landlock scopes here (Linux 6.12)", stand.rung);
+            continue;
+        }
+        let mut other = Command::new("sleep").arg("300").spawn().unwrap();
+        let built = stand.lines(&format!("RUN kill -9 {} || echo refused; sleep 300 & kill -9 $! && echo heard", other.id()), &[]);
+        let lives = other.try_wait().unwrap().is_none();
+        other.kill().unwrap();
+        other.wait().unwrap();
+        built.succeeds().says(" refused\n").says(" heard\n");
+        assert!(lives, "{built}");
     }
 }
 

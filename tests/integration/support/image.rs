@@ -103,7 +103,7 @@ impl Layer {
 }
 
 /// Writes the checksum of a header.
-fn seal(header: &mut [u8]) {
+pub fn seal(header: &mut [u8]) {
     header[148..156].fill(b' ');
     let sum: u64 = header.iter().map(|byte| u64::from(*byte)).sum();
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
