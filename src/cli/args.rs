@@ -1,9 +1,6 @@
 //! The command line as it is typed. Meanings are given in the verb's own file.
 
-use std::{
-    ffi::{OsStr, OsString},
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
@@ -29,23 +26,6 @@ pub struct Cli<V: Subcommand = Verb> {
     /// What `rbuild kaniko` says of registries.
     #[arg(skip)]
     pub registries: super::services::RegistryAdjustments,
-}
-
-/// The verb that is said most often, alone.
-#[derive(Debug, Subcommand)]
-enum BuildVerb {
-    Build(Box<BuildArgs>),
-}
-
-/// Reads the command line.
-pub fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
-    // To make the tables of all verbs takes a good part of a build that does nothing. They explain what one alone refuses.
-    if verb(words).is_some_and(|verb| verb == "build")
-        && let Ok(Cli { store, rung, emulators, verb: BuildVerb::Build(args), registries }) = Cli::try_parse_from(words)
-    {
-        return Ok(Cli { store, rung, emulators, verb: Verb::Build(args), registries });
-    }
-    Cli::try_parse_from(words)
 }
 
 /// The verbs.
@@ -384,103 +364,9 @@ pub struct ImagesArgs {
     pub json: bool,
 }
 
-/// The words of the command line with `build` put in where no verb was said: `rbuild -f Dockerfile .`.
-pub fn with_default_verb(mut words: Vec<OsString>) -> Vec<OsString> {
-    // A link with the name that kaniko's image gives its program stands in for it.
-    if words.first().is_some_and(|program| Path::new(program).file_name().is_some_and(|name| name == "executor")) {
-        words.insert(1, "kaniko".into());
-        return words;
-    }
-    let index = verb_index(&words);
-    match words.get(index).and_then(|word| word.to_str()) {
-        Some("-h" | "--help" | "-V" | "--version") => {}
-        Some(word) if VERBS.contains(&word) => {}
-        None if words.len() <= index => words.push("build".into()),
-        _ => words.insert(index, "build".into()),
-    }
-    words
-}
-
-/// The word that stands where a verb may stand.
-pub fn verb(words: &[OsString]) -> Option<&OsStr> {
-    words.get(verb_index(words)).map(OsString::as_os_str)
-}
-
-/// `--store DIR` and `--rung RUNG` may stand before the verb.
-fn verb_index(words: &[OsString]) -> usize {
-    let mut index = 1;
-    while let Some(word) = words.get(index).and_then(|word| word.to_str()) {
-        match word {
-            "--store" | "--rung" => index += 2,
-            word if word.starts_with("--store=") || word.starts_with("--rung=") => index += 1,
-            _ => break,
-        }
-    }
-    index
-}
-
-/// All verbs and their aliases. To ask clap for them would build its tables twice, which takes as long as all the rest of
-/// a build that does nothing.
-const VERBS: &[&str] = &[
-    "build",
-    "plan",
-    "watch",
-    "run",
-    "shell",
-    "images",
-    "tag",
-    "rm",
-    "save",
-    "copy",
-    "inspect",
-    "history",
-    "sbom",
-    "diff",
-    "verify",
-    "index",
-    "push",
-    "lock",
-    "cache",
-    "du",
-    "prune",
-    "fsck",
-    "logs",
-    "report",
-    "why",
-    "doctor",
-    "login",
-    "logout",
-    "help",
-    "completions",
-    "man",
-    "kaniko",
-    "parse",
-];
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use clap::CommandFactory;
-
     use super::*;
-
-    fn words(text: &str) -> Vec<String> {
-        let given = text.split_whitespace().map(Into::into).collect();
-        with_default_verb(given).into_iter().map(|word: OsString| word.into_string().unwrap()).collect()
-    }
-
-    #[test]
-    fn build_is_the_default_verb() {
-        assert_eq!(words("rbuild"), ["rbuild", "build"]);
-        assert_eq!(words("rbuild -f x"), ["rbuild", "build", "-f", "x"]);
-        assert_eq!(words("rbuild ."), ["rbuild", "build", "."]);
-        assert_eq!(words("rbuild --store s -f x"), ["rbuild", "--store", "s", "build", "-f", "x"]);
-        assert_eq!(words("rbuild --rung=copy --store s ."), ["rbuild", "--rung=copy", "--store", "s", "build", "."]);
-        assert_eq!(words("rbuild run i"), ["rbuild", "run", "i"]);
-        assert_eq!(words("rbuild --help"), ["rbuild", "--help"]);
-        assert_eq!(words("/kaniko/executor --no-push"), ["/kaniko/executor", "kaniko", "--no-push"]);
-    }
 
     #[test]
     fn of_a_repeated_flag_the_last_counts_and_lists_grow() {
@@ -490,14 +376,5 @@ mod tests {
         let Verb::Build(args) = cli.verb else { panic!("not a build") };
         assert_eq!(args.file.as_deref(), Some("b"));
         assert_eq!((args.tags, args.build_args), (vec!["x".to_owned(), "y".to_owned()], vec!["a=1".to_owned(), "b".to_owned()]));
-    }
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        let command = <Cli>::command();
-        let verbs = command.get_subcommands().flat_map(|verb| std::iter::once(verb.get_name()).chain(verb.get_all_aliases()));
-        let (verbs, listed): (BTreeSet<&str>, BTreeSet<&str>) = (verbs.collect(), VERBS.iter().copied().collect());
-        assert_eq!(verbs, listed);
-        command.debug_assert();
     }
 }

@@ -47,6 +47,7 @@ mod topics;
 mod upkeep;
 mod verify;
 mod watch;
+mod words;
 mod write;
 
 use std::process::ExitCode;
@@ -59,9 +60,9 @@ pub fn main() -> ExitCode {
     crate::sandbox::init_if_asked();
     // Answers a shell that completes, and ends.
     clap_complete::CompleteEnv::with_factory(complete::command).var(complete::VARIABLE).bin("rbuild").complete();
-    let words = args::with_default_verb(std::env::args_os().collect());
+    let words = words::with_default_verb(std::env::args_os().collect());
     let is_run = words.get(1).is_some_and(|verb| verb == "run");
-    let cli = match args::parse(&words) {
+    let cli = match words::parse(&words) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are errors to clap, and successes to the shell.

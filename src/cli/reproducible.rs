@@ -8,11 +8,7 @@ use std::{path::Path, process::Command};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    args::{self, BuildArgs},
-    failure::Failure,
-    write::Written,
-};
+use super::{args::BuildArgs, failure::Failure, words, write::Written};
 use crate::{build::chain, oci::Digest, store::Store};
 
 /// How `rbuild` was called for a result.
@@ -64,7 +60,7 @@ pub fn epoch(args: &BuildArgs) -> Result<String, Failure> {
 /// Writes down how a result came about. A verification that gives the same image leaves what is known of it.
 pub fn record(store: &Store, written: &Written, dockerfile: &str) -> Result<(), Failure> {
     let given: Vec<_> = std::env::args_os().collect();
-    let is_repeated = args::verb(&given).is_some_and(|verb| verb == "verify");
+    let is_repeated = words::verb(&given).is_some_and(|verb| verb == "verify");
     if is_repeated && recorded(store, &written.descriptor.digest)?.is_some() {
         return Ok(());
     }

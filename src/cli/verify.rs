@@ -9,12 +9,12 @@ use serde_json::json;
 use crate::{
     build::chain,
     cli::{
-        args::{BuildArgs, Cli, Verb, with_default_verb},
+        args::{BuildArgs, Cli, Verb},
         build, diff,
         failure::Failure,
         find, outputs,
         reproducible::{self, Call},
-        services,
+        services, words,
     },
     export::{self, Differences, FileDifference},
     oci::{Descriptor, Image, media_type},
@@ -198,7 +198,7 @@ fn cause(file: &FileDifference) -> Option<&'static str> {
 
 /// The same build without its destinations and without the cache.
 fn build_args(call: &Call) -> Result<BuildArgs, Failure> {
-    let words = with_default_verb(call.words.iter().map(Into::into).collect());
+    let words = words::with_default_verb(call.words.iter().map(Into::into).collect());
     let cli = Cli::try_parse_from(words).map_err(|error| Failure::new(format!("the recorded call is not understood: {error}")))?;
     let Verb::Build(args) = cli.verb else { return Err(Failure::new("the recorded call is no build")) };
     let first_image = args.outputs.iter().find(|text| outputs::OutputSpec::parse(text).is_ok_and(|output| output.is_image()));
