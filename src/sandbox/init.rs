@@ -2,7 +2,7 @@
 //!
 //! | Role | Where | Job |
 //! |---|---|---|
-//! | server | rbuild's namespaces | forks a keeper for each step ([`forkserver`]) |
+//! | server | rbuild's namespaces | forks a keeper for each step (`forkserver`) |
 //! | keeper | rbuild's namespaces, then a new mount namespace and back | builds the root, waits, takes the stubs away |
 //! | reaper | pid 1 of the step | mounts /proc, pivots, waits for everybody, tells the exit |
 //! | program | the step's process | changes ids, becomes the command |
