@@ -112,7 +112,7 @@ impl Engine {
         for id in &self.in_result {
             let Some(Ok(realised)) = self.realised_vertex(*id) else { continue };
             let Some(layer) = realised.stack.last() else { continue };
-            let Some((mut record, keys)) = self.records[id.0].lock().expect("no holder panics").clone() else { continue };
+            let Some((mut record, keys)) = self.noted_record(*id) else { continue };
             let searched = layer.searched();
             let mut is_new = !searched.is_subset(&record.searched);
             is_new |= record.writer.is_some();

@@ -8,10 +8,7 @@ use std::{
 
 use crate::{
     build::{ContextSource, Request, Services, chain},
-    cli::{
-        args::{BuildArgs, Cli},
-        failure::Failure,
-    },
+    cli::{args::BuildArgs, failure::Failure, words},
     context::{
         ContextError, LocalContext, StreamContext, UnpackedContext,
         git::{GitCheckout, GitRequest},
@@ -26,7 +23,6 @@ use crate::{
     plan::{EpochSource, epoch_source},
     sys::root::RootDir,
 };
-use clap::CommandFactory;
 
 /// Dockerfiles are written by people.
 const TEXT_LIMIT_BYTES: u64 = 16 << 20;
@@ -152,7 +148,7 @@ fn place(args: &BuildArgs) -> Result<Place, Failure> {
 /// A first word that is no verb is the context of a build: one that nearly is a verb was likely meant as that.
 fn no_context(path: &str) -> Failure {
     let failure = Failure::usage(format!("the build context {path} does not exist"));
-    match nearest(path, <Cli>::command().get_subcommands().map(|verb| verb.get_name())) {
+    match nearest(path, words::VERBS.iter().copied()) {
         Some(verb) => failure.with_hint(format!("did you mean `rbuild {verb}`?")),
         None => failure,
     }

@@ -67,7 +67,7 @@ const GLOBAL: &[&str] = &["--store", "--rung", "--emulators"];
 
 /// All verbs and their aliases. To ask clap for them would build its tables twice, which takes as long as all the rest of
 /// a build that does nothing.
-const VERBS: &[&str] = &[
+pub const VERBS: &[&str] = &[
     "build",
     "plan",
     "watch",
