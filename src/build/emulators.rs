@@ -27,11 +27,12 @@ pub async fn prepare_emulation(
     services: &Services,
     progress: &Arc<dyn Progress>,
 ) -> Result<Option<EmulationError>, BuildError> {
-    let lacking = emulation::lacks(platform, &services.search_path);
-    let pinned = match (&services.emulators, lacking) {
-        (Some(image), Some(names)) => Some(find(image, &names, step, services, progress).await?),
-        _ => None,
-    };
+    let mut pinned = None;
+    if let Some(image) = &services.emulators
+        && let Some(names) = emulation::lacks(platform, &services.search_path)
+    {
+        pinned = Some(find(image, &names, step, services, progress).await?);
+    }
     let (platform, search_path) = (platform.clone(), services.search_path.clone());
     blocking(move || Ok(emulation::prepare(&platform, &search_path, pinned.as_ref()).err())).await
 }
