@@ -55,7 +55,8 @@ fn lay_out(home: &Path) -> io::Result<()> {
 fn mount(home: &Path) -> io::Result<OwnedFd> {
     let lower = mountns::open_directory(&home.join("lower"))?;
     let (upper, work) = (home.join("upper"), home.join("work"));
-    let upper = Upper { upper: &upper, work: &work, volatile: false };
+    // As steps mount it; and the end of any other mount waits until the disk has all that is still to be written to it.
+    let upper = Upper { upper: &upper, work: &work, volatile: true };
     mountns::overlay(&[lower.as_fd()], Some(upper), MountAttrFlags::empty())
 }
 

@@ -144,7 +144,7 @@ fn overlay(directory: &Path) -> Gate {
             fs::create_dir(path)?;
         }
         let lower = mountns::open_directory(&lower)?;
-        let upper = Some(Upper { upper: &upper, work: &work, volatile: false });
+        let upper = Some(Upper { upper: &upper, work: &work, volatile: true });
         mountns::overlay(&[lower.as_fd()], upper, MountAttrFlags::empty())?;
         Ok(())
     };
