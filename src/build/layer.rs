@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -43,6 +43,8 @@ pub struct Layer {
     /// The layers that it was made on; none for a layer of COPY --link.
     below: Stack,
     directory: OnceCell<Result<PathBuf, BuildError>>,
+    /// Whether there is nothing in its directory.
+    is_empty: OnceLock<bool>,
     /// None if it can't be had from the layer alone.
     index: OnceCell<Result<Option<Arc<LayerIndex>>, BuildError>>,
     /// One cell for each way it is written.
@@ -106,8 +108,8 @@ impl Layer {
     }
 
     fn new(snapshot: SnapshotId, origin: Origin, below: Stack) -> Self {
-        let (directory, index) = (OnceCell::new(), OnceCell::new());
-        Self { snapshot, origin, below, directory, index, blobs: Mutex::default(), packed: Mutex::default() }
+        let (directory, is_empty, index) = (OnceCell::new(), OnceLock::new(), OnceCell::new());
+        Self { snapshot, origin, below, directory, is_empty, index, blobs: Mutex::default(), packed: Mutex::default() }
     }
 
     /// When its step ended; None for a layer of a base image.
@@ -170,6 +172,11 @@ impl Layer {
             self.unpack(services, progress).await
         });
         made.await.clone()
+    }
+
+    /// Whether its directory, which is `path`, adds nothing to the layers below and hides nothing of them.
+    fn is_empty(&self, path: &Path) -> bool {
+        *self.is_empty.get_or_init(|| snapshot::is_empty(path))
     }
 
     /// Its blob in the store, written as `policy` says; a base layer's as it came.
@@ -454,6 +461,18 @@ pub async fn directories(stack: &[Arc<Layer>], services: &Services, progress: &A
     Ok(list)
 }
 
+/// The directories of a stack that a mount of it needs, top first: without those that change nothing, as most of a
+/// Dockerfile's checks do. The uppermost is always among them: it has the attributes of the root.
+pub async fn mounted_directories(
+    stack: &[Arc<Layer>],
+    services: &Services,
+    progress: &Arc<dyn Progress>,
+) -> Result<Vec<PathBuf>, BuildError> {
+    let all = directories(stack, services, progress).await?;
+    let matters = |(index, (path, layer)): &(usize, (PathBuf, &Arc<Layer>))| *index == 0 || !layer.is_empty(path);
+    Ok(all.into_iter().zip(stack.iter().rev()).enumerate().filter(matters).map(|(_, (path, _))| path).collect())
+}
+
 /// What is known of a layer.
 #[derive(Clone)]
 enum Known {
@@ -472,7 +491,12 @@ pub async fn on_lowers<T: Send + 'static>(
     let known = futures_util::future::try_join_all(stack.iter().map(|layer| layer.known(services, progress))).await?;
     let by_index = known.iter().any(|layer| matches!(layer, Known::Index(_)));
     let work = Arc::new(work);
-    let (first, known) = (work.clone(), known.into_iter().rev().collect::<Vec<_>>());
+    let matters = |(known, layer): &(Known, &Arc<Layer>)| match known {
+        Known::Directory(path) => !layer.is_empty(path),
+        Known::Index(_) => true,
+    };
+    let known = known.into_iter().zip(stack).rev().filter(matters).map(|(known, _)| known).collect::<Vec<_>>();
+    let first = work.clone();
     match blocking(move || first(open_known(&known)?)).await {
         Err(error) if by_index && error.needs_files => {
             let paths = directories(stack, services, progress).await?;

@@ -12,7 +12,7 @@ use crate::{
         emulators::prepare_emulation,
         engine::{Engine, Realised},
         error::chain,
-        layer::{blocking, directories},
+        layer::{blocking, directories, mounted_directories},
         root,
         secrets::{Masker, Secrets},
     },
@@ -40,7 +40,7 @@ impl Engine {
     ) -> Result<(), BuildError> {
         refuse_without_rung()?;
         self.tell_network(op).await;
-        let lowers = directories(&parent.stack, &self.services, &self.progress).await?;
+        let lowers = mounted_directories(&parent.stack, &self.services, &self.progress).await?;
         let attempts = self.request.retries.saturating_add(1);
         for attempt in 1..attempts {
             // What a failed attempt has written goes with its draft.

@@ -77,6 +77,19 @@ pub(super) fn is_whiteout(stat: &Stat) -> bool {
     file_type(stat) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 
+/// Whether a layer's directory neither holds anything nor hides all that is below. What can't be read is no reason to
+/// leave a layer out.
+pub fn is_empty(directory: &Path) -> bool {
+    let look = || -> io::Result<bool> {
+        let directory = open_directory(crate::sys::root::RootDir::open(directory)?, c".")?;
+        let is_opaque = is_opaque(&directory)?;
+        let mut entries = rustix::fs::Dir::new(directory)?;
+        let has_entries = entries.any(|entry| entry.is_ok_and(|entry| !matches!(entry.file_name().to_bytes(), b"." | b"..")));
+        Ok(!is_opaque && !has_entries)
+    };
+    look().unwrap_or(false)
+}
+
 /// Metadata of an entry itself, links not followed; None if it isn't there.
 pub(super) fn stat_at(parent: impl AsFd, name: &CStr) -> io::Result<Option<Stat>> {
     match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {

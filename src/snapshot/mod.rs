@@ -25,6 +25,7 @@ pub use ahead::Ahead;
 pub use apply::{ApplyOptions, ApplyReport, Below, Ownership, apply_layer};
 pub use compress::{CompressPool, Compression, LAYER_FORMAT};
 pub use diff::{Change, ChangeKind, diff_overlay, diff_trees};
+pub use disk::is_empty;
 pub use error::Error;
 pub use estargz::{NO_PREFETCH_LANDMARK, TOC_DIGEST, TOC_NAME, write_estargz, write_estargz_of};
 pub use flatten::{copy_merged, write_merged, write_tree};
