@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     build::{BuildError, Kind, error::chain, layer::open_roots},
-    sandbox::{self, MountKind, RootFs, Rung, Source, Spec},
+    sandbox::{self, MountKind, RootFs, Rung, Shape, Source, Spec},
     snapshot::{
         self, Snapshotter,
         copy::{self, CopyRequest, SourceRoot, Style},
@@ -34,7 +34,14 @@ pub(super) fn snapshotter(draft: &SnapshotDraft) -> &'static dyn Snapshotter {
 /// Gives a step a root that it can write, on top of `lowers`. The draft has to live as long as the step.
 pub fn make_writable(spec: &mut Spec, draft: &SnapshotDraft, lowers: &[PathBuf]) -> Result<(), BuildError> {
     spec.rootfs = match snapshotter(draft).prepare(draft.path(), lowers).map_err(store_error)? {
-        snapshot::Root::Overlay { lowers, upper, work } => RootFs::Overlay { lowers, upper, work, volatile: true },
+        snapshot::Root::Overlay { mut lowers, upper, work } => {
+            let mount_points = draft.made_once("mount-points", make_mount_points).map_err(BuildError::store)?;
+            // A step that failed had them already.
+            if !lowers.is_empty() && !lowers.contains(&mount_points) {
+                lowers.push(mount_points);
+            }
+            RootFs::Overlay { lowers, upper, work, volatile: true }
+        }
         snapshot::Root::Directory(path) => RootFs::Directory(path),
     };
     if sandbox::current() != Rung::Chroot {
@@ -52,6 +59,27 @@ pub fn make_writable(spec: &mut Spec, draft: &SnapshotDraft, lowers: &[PathBuf])
         mount.kind = MountKind::Moved { source: Source::Directory(place), subpath: COPIED.into(), returns: false };
     }
     Ok(())
+}
+
+/// The same wherever it is made: a step may find it below its own /etc.
+fn make_mount_points(place: &Path) -> io::Result<()> {
+    let finish = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+        fs::File::open(path)?.set_modified(std::time::UNIX_EPOCH)
+    };
+    for (name, shape) in sandbox::MOUNT_POINTS {
+        let path = place.join(name);
+        match shape {
+            Shape::Directory => fs::create_dir(&path).and_then(|()| finish(&path, 0o755))?,
+            Shape::File => {
+                fs::create_dir_all(path.parent().unwrap_or(place))?;
+                fs::File::create(&path)?;
+                finish(&path, 0o644)?;
+            }
+        }
+    }
+    finish(&place.join("etc"), 0o755)?;
+    finish(place, 0o755)
 }
 
 fn cannot(what: &str, path: &Path, error: &io::Error) -> BuildError {

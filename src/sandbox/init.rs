@@ -44,12 +44,22 @@ use super::{
 use crate::sys::{
     fdpass, loopback, mountns,
     notify::Listener,
-    process::{self, Ended},
+    process::{self, Ended, Waited},
     root::RootDir,
 };
 
 /// The first argument that makes rbuild be RUN's init.
 pub const ARGUMENT: &str = "__rbuild-init";
+
+/// Where something is mounted in every step. Who puts them below a root filesystem spares the step to make them, which
+/// leaves a directory of the image changed, and to take them away.
+pub const MOUNT_POINTS: [(&str, Shape); 5] = [
+    ("proc", Shape::Directory),
+    ("sys", Shape::Directory),
+    ("dev", Shape::Directory),
+    ("etc/hosts", Shape::File),
+    ("etc/resolv.conf", Shape::File),
+];
 
 /// Call this first in `main`: when rbuild was started as RUN's init, it runs steps and never returns.
 pub fn init_if_asked() {

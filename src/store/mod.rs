@@ -15,6 +15,7 @@
 //!   layer-indexes/<hex>      what is in a layer, without the contents, by diff_id: COPY needs no more of its base
 //!   stat-cache/listing-<hash>   what one content digest was made of, to name the file that changed
 //!   meta.sqlite              step records, facts of earlier builds, what tags pointed at
+//!   mount-points/            what a root filesystem without any gets as its lowest layer
 //!   tmp/                     what has no name yet
 //!   leases                   an empty file; its byte ranges are the locks
 //! ```
@@ -153,6 +154,21 @@ impl Store {
         }
     }
 
+    /// A directory of the store's that every process would make alike: whoever needs it first makes it.
+    pub fn made_once(&self, name: &str, make: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<PathBuf> {
+        let path = self.path(name);
+        if path.exists() {
+            return Ok(path);
+        }
+        let temporary = self.temporary("new")?;
+        fs::create_dir(temporary.path()).and_then(|()| make(temporary.path())).at("make", temporary.path())?;
+        match fs::rename(temporary.path(), &path) {
+            Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
+            result => result.at("create", &path)?,
+        }
+        Ok(path)
+    }
+
     /// Replaces a file as a whole: readers see the old or the new one.
     fn replace(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let temporary = self.temporary("new")?;
@@ -226,6 +242,21 @@ mod tests {
         } else {
             eprintln!("skipped the other owner: chown needs root");
         }
+    }
+
+    #[test]
+    fn what_all_would_make_alike_is_made_by_the_first() {
+        let top = tempfile::tempdir().unwrap();
+        let store = Store::open(&top.path().join("store")).unwrap();
+        let refused = store.made_once("shared", |_| Err(std::io::Error::other("not yet"))).unwrap_err();
+        assert!(refused.to_string().contains("make"), "{refused}");
+        let race = store.made_once("shared", |path| {
+            fs::write(path.join("loser"), "")?;
+            store.made_once("shared", |path| fs::write(path.join("winner"), "")).map(drop).map_err(std::io::Error::other)
+        });
+        assert_eq!(race.unwrap(), store.made_once("shared", |_| panic!("it is there")).unwrap());
+        assert!(store.path("shared/winner").exists() && !store.path("shared/loser").exists());
+        assert_eq!(fs::read_dir(store.path("tmp")).unwrap().count(), 0);
     }
 
     #[test]

@@ -105,6 +105,11 @@ impl SnapshotDraft {
         self.store.snapshot_path(id)
     }
 
+    /// The store's directory of this name, see [`Store::made_once`].
+    pub fn made_once(&self, name: &str, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<PathBuf> {
+        self.store.made_once(name, make)
+    }
+
     /// Notes which layer this is.
     pub fn set_layer(&self, layer: &Layer) -> Result<()> {
         let path = self.path().join("layer.json");

@@ -140,6 +140,24 @@ fn hosts_and_resolv_conf_leave_no_trace() {
     }
 }
 
+/// As a check does, and as `chmod` of what has that mode already: the steps after it mount no more for it.
+#[test]
+fn a_step_that_changes_nothing_is_no_layer_to_those_after_it() {
+    for bed in Bed::each_user() {
+        let checks = "RUN true\n".repeat(20);
+        bed.dockerfile(&format!(
+            "FROM alpine\nRUN chmod 711 /\nRUN grep ' / overlay' /proc/mounts > /few || true\n{checks}\
+             RUN grep ' / overlay' /proc/mounts > /many || true; stat -c %a / > /mode\n"
+        ));
+        bed.image("app", &["-o", "type=image", "-o", "type=local,dest=../out/tree"]);
+        let read = |name: &str| std::fs::read_to_string(bed.path("out/tree").join(name)).unwrap();
+        // The first of the two adds its own file, and no more.
+        let directories = |name: &str| read(name).matches("/fd/").count();
+        assert!(directories("many") <= directories("few") + 1, "few: {}many: {}", read("few"), read("many"));
+        assert_eq!(read("mode"), "711\n");
+    }
+}
+
 #[test]
 fn the_whole_output_of_a_run_is_shown() {
     let bed = Bed::caller();
