@@ -39,9 +39,9 @@ pub const CAPABILITIES: u64 = 0xa804_25fb;
 /// With what powers a program is left.
 #[derive(Debug)]
 pub enum Power {
-    /// Those of root in namespaces of its own. Devices are emulated where there is a socket, which takes the descriptor on
-    /// which held calls arrive.
-    Namespaced(Option<UnixStream>),
+    /// Those of root in namespaces of its own. Devices are emulated; the socket takes the descriptor on which held calls
+    /// arrive.
+    Namespaced(UnixStream),
     /// The same where there is one id.
     OneId(UnixStream),
     /// Those with which nobody gets out of a chroot.
@@ -50,14 +50,14 @@ pub enum Power {
 
 /// Becomes the step's program. Returns only with the reason why not.
 /// `stdin` is what it reads instead of nothing.
-pub fn become_program(spec: &Spec, user: &User, stdin: Option<OwnedFd>, power: Power) -> InitError {
+pub fn become_program(spec: &Spec, user: &User, stdin: Option<OwnedFd>, power: &Power) -> InitError {
     match prepare(spec, user, stdin, power) {
         Ok(()) => exec(spec, user),
         Err(error) => error,
     }
 }
 
-fn prepare(spec: &Spec, user: &User, stdin: Option<OwnedFd>, power: Power) -> Result<(), InitError> {
+fn prepare(spec: &Spec, user: &User, stdin: Option<OwnedFd>, power: &Power) -> Result<(), InitError> {
     // No terminal of ours to push characters into.
     rustix::process::setsid().during("start a session")?;
     match (spec.stdio, stdin) {
@@ -83,11 +83,11 @@ fn prepare(spec: &Spec, user: &User, stdin: Option<OwnedFd>, power: Power) -> Re
     match power {
         Power::Namespaced(reaper) => {
             keep_inside(spec, false);
-            give_up_power(user, &filter, reaper.as_ref(), CAPABILITIES)?;
+            give_up_power(user, &filter, Some(reaper), CAPABILITIES)?;
         }
         Power::OneId(reaper) => {
             keep_inside(spec, false);
-            give_up_power_with_one_id(user, &filter, &reaper)?;
+            give_up_power_with_one_id(user, &filter, reaper)?;
         }
         Power::WithoutNamespaces if may_filter(user)? => {
             keep_inside(spec, true);

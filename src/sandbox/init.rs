@@ -7,8 +7,9 @@
 //! | reaper | pid 1 of the step | mounts /proc, pivots, waits for everybody, tells the exit |
 //! | program | the step's process | changes ids, becomes the command |
 //!
-//! Each starts the next by fork: this program has one thread, until the reaper has nobody left to start. All die with
-//! rbuild: the first three by parent-death signal, the rest with pid 1. Unaware of builds.
+//! Each starts the next by fork: this program has one thread, until the reaper has nobody left to start. Where a parent
+//! would only wait, the child borrows its memory (vfork): to copy it, and to touch all of it again, was a fifth of what a
+//! small step costs. All die with rbuild: the first three by parent-death signal, the rest with pid 1. Unaware of builds.
 
 use std::{
     fs::File,
@@ -22,7 +23,9 @@ use std::{
 
 use nix::{sched::CloneFlags, unistd::Pid};
 use rustix::{
+    event::{PollFd, PollFlags},
     fs::{Mode, OFlags},
+    io::Errno,
     process::Signal,
     thread::LinkNameSpaceType,
 };
@@ -150,11 +153,18 @@ fn keep(control: &Control) -> Result<(), InitError> {
     unshare(&order.spec, &order.network)?;
     let mut stubs = Stubs::default();
     let ready = build_root(&order, &mut stubs)?;
-    let emulated = order.emulated.map(|scope| if is_emulated(&ready.user) { scope } else { Scope::Devices });
-    let reaper = process::fork(|| reap(&order.spec, &ready, Streams { stdin, control }, emulated)).during("fork")?;
-    if order.spec.stdio != Stdio::Capture {
-        process::forward_signals_to(reaper);
-    }
+    let emulated = order.emulated.filter(|_| is_emulated(&ready.user)).unwrap_or(Scope::Devices);
+    let reap = || reap(&order.spec, &ready, Streams { stdin, control }, emulated);
+    let reaper = match (order.spec.stdio, emulated) {
+        (Stdio::Capture, Scope::Devices) => process::vfork(reap).during("fork")?,
+        (stdio, _) => {
+            let reaper = process::fork(reap).during("fork")?;
+            if stdio != Stdio::Capture {
+                process::forward_signals_to(reaper);
+            }
+            reaper
+        }
+    };
     let ended = process::wait_for(Some(reaper)).during("wait for the step")?;
     drop(ready);
     // Leaving the step's mount namespace ends it, and with it all that covers the stubs.
@@ -262,33 +272,99 @@ struct Streams<'a> {
 }
 
 /// Pid 1 of the step: finishes the root, starts the program, waits for it. When it ends, the kernel ends the rest.
-fn reap(spec: &Spec, ready: &Ready, streams: Streams<'_>, emulated: Option<Scope>) -> i32 {
+fn reap(spec: &Spec, ready: &Ready, streams: Streams<'_>, emulated: Scope) -> i32 {
     let control = streams.control;
     let result = match emulated {
-        Some(scope) => start_and_emulate(spec, ready, streams, scope),
-        None => start(spec, ready, streams, exec::Power::Namespaced(None)).map(|(program, _)| program),
+        Scope::Devices => start_and_answer(spec, ready, streams),
+        Scope::Everything => start_with_one_id(spec, ready, streams).and_then(wait_for_program),
     };
-    let result = result.and_then(wait_for_program);
     control.tell(&result.map_or_else(Message::Failed, Message::Exited));
     0
 }
 
-fn start(spec: &Spec, ready: &Ready, streams: Streams<'_>, power: exec::Power) -> Result<(Pid, Proc), InitError> {
+/// Finishes the root and starts the program by `fork`.
+fn start(
+    spec: &Spec,
+    ready: &Ready,
+    streams: Streams<'_>,
+    power: &exec::Power,
+    fork: fn(&mut dyn FnMut() -> i32) -> io::Result<Pid>,
+) -> Result<(Pid, Proc), InitError> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).during("tie the step to the sandbox")?;
     let proc = rootfs::mount_proc(&ready.proc_target)?;
     rootfs::mask(&ready.root)?;
     mountns::pivot_into(ready.root.as_fd()).during("change the root")?;
-    let Streams { stdin, control } = streams;
-    let program = || {
+    let Streams { mut stdin, control } = streams;
+    let mut program = || {
         // Told before the reaper can tell the exit of a program that never was.
-        control.tell(&Message::Failed(exec::become_program(spec, &ready.user, stdin, power)));
+        control.tell(&Message::Failed(exec::become_program(spec, &ready.user, stdin.take(), power)));
         1
     };
-    let program = process::fork(program).during("fork")?;
+    let program = fork(&mut program).during("fork")?;
     if spec.stdio != Stdio::Capture {
         process::forward_signals_to(program);
     }
     Ok((program, proc))
+}
+
+/// Waits for the program and answers the few calls that are held.
+fn start_and_answer(spec: &Spec, ready: &Ready, streams: Streams<'_>) -> Result<Exit, InitError> {
+    let children = process::watch_children().during("watch the program")?;
+    let (ours, theirs) = UnixStream::pair().during("make a socket")?;
+    let power = exec::Power::Namespaced(theirs);
+    let (program, proc) = start(spec, ready, streams, &power, |child| process::vfork(child))?;
+    drop(power);
+    let mut listener = take_listener(&ours).map(|listener| Emulator::new(listener, Scope::Devices, ready.user.clone(), proc));
+    loop {
+        while let Waited::Ended(ended) = process::try_wait().during("wait for the program")? {
+            if ended.pid == program {
+                return Ok(exit_of(ended));
+            }
+        }
+        let mut polled = vec![PollFd::new(&children, PollFlags::IN)];
+        polled.extend(listener.iter().map(|listener| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)));
+        match rustix::event::poll(&mut polled, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error).during("wait for the program"),
+        }
+        let told = polled.get(1).map_or(PollFlags::empty(), PollFd::revents);
+        while let Ok(Some(_)) = children.read_signal() {}
+        match &listener {
+            Some(listener) if told.contains(PollFlags::IN) => drop(listener.answer_next().during("answer calls")?),
+            // Nobody is left who could make a call.
+            _ if told.contains(PollFlags::HUP) => listener = None,
+            _ => {}
+        }
+    }
+}
+
+/// Without a listener the program has told why before it ended, or does without.
+fn take_listener(socket: &UnixStream) -> Option<Listener> {
+    let (_, mut fds) = fdpass::receive::<1>(socket).ok()?;
+    fds.pop().map(Listener::new)
+}
+
+/// Starts the program where nearly all it does with ids is held: a thread of ours answers until the end.
+fn start_with_one_id(spec: &Spec, ready: &Ready, streams: Streams<'_>) -> Result<Pid, InitError> {
+    let (ours, theirs) = UnixStream::pair().during("make a socket")?;
+    let tell = streams.control.try_clone().during("copy a socket")?;
+    let power = exec::Power::OneId(theirs);
+    // Its calls are held before it executes anything.
+    let (program, proc) = start(spec, ready, streams, &power, |child| process::fork(child))?;
+    drop(power);
+    if let Some(listener) = take_listener(&ours) {
+        let emulator = Emulator::new(listener, Scope::Everything, ready.user.clone(), proc);
+        let answer = move || {
+            if let Err(error) = emulator.answer_all() {
+                let told = Err::<(), _>(error).during("answer calls");
+                told.unwrap_or_else(|error| tell.tell(&Message::Failed(error)));
+                // Pid 1 of the step: with it the rest ends.
+                process::exit_now(0);
+            }
+        };
+        std::thread::Builder::new().spawn(answer).during("start a thread")?;
+    }
+    Ok(program)
 }
 
 /// Collects every process that ends, orphans too, until the program does.
@@ -312,31 +388,6 @@ pub(super) fn exit_of(ended: Ended) -> Exit {
         user_us: ended.user_us,
         system_us: ended.system_us,
     }
-}
-
-/// The same where calls are held: a thread of ours answers them until the end.
-fn start_and_emulate(spec: &Spec, ready: &Ready, streams: Streams<'_>, scope: Scope) -> Result<Pid, InitError> {
-    let (ours, theirs) = UnixStream::pair().during("make a socket")?;
-    let tell = streams.control.try_clone().during("copy a socket")?;
-    let power = match scope {
-        Scope::Devices => exec::Power::Namespaced(Some(theirs)),
-        Scope::Everything => exec::Power::OneId(theirs),
-    };
-    let (program, proc) = start(spec, ready, streams, power)?;
-    // Without a listener the program has told why before it ended, or does without.
-    if let Ok((_, Some(listener))) = fdpass::receive::<1>(&ours).map(|(first, mut fds)| (first, fds.pop())) {
-        let emulator = Emulator::new(Listener::new(listener), scope, ready.user.clone(), proc);
-        let answer = move || {
-            if let Err(error) = emulator.answer_all() {
-                let told = Err::<(), _>(error).during("answer calls");
-                told.unwrap_or_else(|error| tell.tell(&Message::Failed(error)));
-                // Pid 1 of the step: with it the rest ends.
-                process::exit_now(0);
-            }
-        };
-        std::thread::Builder::new().spawn(answer).during("start a thread")?;
-    }
-    Ok(program)
 }
 
 pub(super) fn rustix_pid(pid: Pid) -> Result<rustix::process::Pid, InitError> {

@@ -15,7 +15,13 @@ use std::{
     sync::atomic::{AtomicI32, Ordering},
 };
 
-use nix::unistd::{ForkResult, Pid};
+use nix::{
+    sys::{
+        signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
+        signalfd::{SfdFlags, SignalFd},
+    },
+    unistd::{ForkResult, Pid},
+};
 
 /// What a process used and how it ended, from `wait4`.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +53,65 @@ pub fn fork(child: impl FnOnce() -> i32) -> io::Result<Pid> {
             let code = child();
             exit_now(code)
         }
+    }
+}
+
+/// Runs `child` in a new process that borrows this one's memory, and returns once it has executed a program or ended with
+/// the code that `child` returns. Copying a process for a child that soon executes costs more than all that such a child
+/// does. What `child` does to memory is done to ours; descriptors, ids, masks and signal actions are its own.
+pub fn vfork<F: FnOnce() -> i32>(child: F) -> io::Result<Pid> {
+    extern "C" fn enter<F: FnOnce() -> i32>(child: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: this is the `Option<F>` below, whose owner is suspended until we are gone.
+        let child = unsafe { &mut *child.cast::<Option<F>>() };
+        let code = child.take().map(|child| std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)));
+        exit_now(code.and_then(Result::ok).unwrap_or(101))
+    }
+    let stack = Stack::new()?;
+    let mut child = Some(child);
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the stack is the child's alone; the calling thread, whose variables the child uses, is suspended by
+    // CLONE_VFORK for as long as the child shares our memory. Other threads go on as beside any other thread.
+    let pid = unsafe { libc::clone(enter::<F>, stack.top(), flags, (&raw mut child).cast()) };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Pid::from_raw(pid))
+}
+
+/// Memory that a child runs on; whoever grows out of it meets a page that can't be touched.
+struct Stack {
+    bottom: *mut libc::c_void,
+}
+
+impl Stack {
+    const SIZE_BYTES: usize = 2 << 20;
+    const GUARD_BYTES: usize = 64 << 10;
+
+    fn new() -> io::Result<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK;
+        // SAFETY: new memory at a place of the kernel's choice.
+        let bottom = unsafe { libc::mmap(ptr::null_mut(), Self::SIZE_BYTES, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+        if bottom == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let stack = Self { bottom };
+        // SAFETY: the lowest pages of the memory just made.
+        match unsafe { libc::mprotect(bottom, Self::GUARD_BYTES, libc::PROT_NONE) } {
+            0 => Ok(stack),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Stacks grow downwards.
+    fn top(&self) -> *mut libc::c_void {
+        self.bottom.wrapping_byte_add(Self::SIZE_BYTES)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, and its child no longer runs on it.
+        unsafe { libc::munmap(self.bottom, Self::SIZE_BYTES) };
     }
 }
 
@@ -117,6 +182,14 @@ fn wait(pid: Option<Pid>, options: libc::c_int) -> io::Result<Option<Ended>> {
             system_us: micros(usage.ru_stime),
         }));
     }
+}
+
+/// A descriptor that can be read when children have ended, instead of the signal that says so.
+pub fn watch_children() -> io::Result<SignalFd> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGCHLD);
+    signals.thread_block()?;
+    Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
 
 /// Leaves every signal that asks a program to end, or a terminal sends, without effect.
@@ -219,7 +292,6 @@ static FORWARD_TO: AtomicI32 = AtomicI32::new(0);
 
 /// Passes every signal that asks a program to do something on to a child, instead of being ended by it.
 pub fn forward_signals_to(child: Pid) {
-    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
     FORWARD_TO.store(child.as_raw(), Ordering::SeqCst);
     let action = SigAction::new(SigHandler::Handler(forward), SaFlags::SA_RESTART, SigSet::empty());
     for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2] {
@@ -246,5 +318,29 @@ pub fn reset_signals() {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut set);
         libc::sigprocmask(libc::SIG_SETMASK, &set, ptr::null_mut());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_borrowing_child_leaves_its_code_and_what_it_wrote() {
+        let mut seen = String::new();
+        let child = vfork(|| {
+            seen.push_str("written by the child");
+            3
+        });
+        assert_eq!(wait_for(Some(child.unwrap())).unwrap().code, Some(3));
+        assert_eq!(seen, "written by the child");
+        let program = vfork(|| {
+            let args = [c"sh".to_owned(), c"-c".to_owned(), c"exit 5".to_owned()];
+            drop(exec(c"/bin/sh", &args, &[]));
+            1
+        });
+        assert_eq!(wait_for(Some(program.unwrap())).unwrap().code, Some(5));
+        let fails = vfork(|| panic!("on purpose"));
+        assert_eq!(wait_for(Some(fails.unwrap())).unwrap().code, Some(101));
     }
 }

@@ -176,7 +176,7 @@ fn run(
 ) -> Result<Option<Exit>, InitError> {
     let program = || {
         let error = match enter_root(root) {
-            Ok(()) => exec::become_program(&order.spec, user, stdin, exec::Power::WithoutNamespaces),
+            Ok(()) => exec::become_program(&order.spec, user, stdin, &exec::Power::WithoutNamespaces),
             Err(error) => error,
         };
         control.tell(&Message::Failed(error));

@@ -43,7 +43,10 @@ use std::{
     collections::HashSet,
     ffi::OsStr,
     io,
-    os::unix::ffi::OsStrExt,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -105,6 +108,12 @@ enum Answer {
     Done,
 }
 
+impl AsFd for Emulator {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
 impl Emulator {
     /// Answers what arrives at a listener. The process's own mode mask is cleared: new files get what is asked for.
     pub fn new(listener: Listener, scope: Scope, user: User, proc: Proc) -> Self {
@@ -122,7 +131,7 @@ impl Emulator {
     }
 
     /// Answers one call; false when there was none.
-    fn answer_next(&self) -> io::Result<bool> {
+    pub fn answer_next(&self) -> io::Result<bool> {
         let Some(call) = self.listener.receive()? else { return Ok(false) };
         // What cannot be emulated is as if it were not.
         match self.decide(&call).unwrap_or(Answer::Through) {
