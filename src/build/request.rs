@@ -177,7 +177,7 @@ impl Services {
     /// What a process needs to build in `store` where it stands after [`crate::sandbox::enter()`]: a thread for each core,
     /// emulators from nowhere, no cache elsewhere. Raises the process's limit of open files.
     pub fn new(store: Store, client: Client, entered: &Entered, sources: SourceOptions) -> std::io::Result<Self> {
-        let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
+        let threads = crate::sys::process::processors();
         // Opened again only if a step needs the network: what is kept for ever would keep its leases too.
         let root = store.root().to_owned();
         crate::sandbox::network::start_in(Box::new(move || {

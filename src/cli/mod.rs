@@ -58,6 +58,7 @@ use failure::{EXIT_USAGE, Failure};
 /// The whole program. Call it first thing in `main`, while there is one thread.
 pub fn main() -> ExitCode {
     crate::sandbox::init_if_asked();
+    crate::sys::process::share_heap();
     // Answers a shell that completes, and ends.
     clap_complete::CompleteEnv::with_factory(complete::command).var(complete::VARIABLE).bin("rbuild").complete();
     let words = words::with_default_verb(std::env::args_os().collect());

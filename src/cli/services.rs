@@ -131,7 +131,7 @@ fn make_parents(root: &Path) -> Result<(), Failure> {
 
 /// The runtime that drives a build.
 pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(crate::sys::process::processors()).enable_all().build();
     built.map_err(|error| Failure::new(format!("cannot start threads: {error}")))
 }
 

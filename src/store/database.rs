@@ -107,6 +107,8 @@ fn open_file(path: &Path) -> rusqlite::Result<Connection> {
         set("DELETE")?;
     }
     connection.pragma_update(None, "synchronous", "NORMAL")?;
+    // Each statement is planned once: the values that are looked for say nothing about how.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     // The last one out would copy the log into the file and wait for the disk: every build would pay for that.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // But the first one in reads all of the log: what a long one costs, each build that does nothing pays.

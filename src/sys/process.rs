@@ -12,7 +12,10 @@ use std::{
     },
     process::Command,
     ptr,
-    sync::atomic::{AtomicI32, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicI32, Ordering},
+    },
 };
 
 use nix::{
@@ -285,6 +288,22 @@ pub fn end_with_this_thread(command: &mut Command) {
 pub fn allow_huge_pages() {
     // SAFETY: the call takes numbers only. A kernel without the setting has nothing to undo.
     unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 0, 0, 0, 0) };
+}
+
+/// How many processors this process may use; asked once, for the answer is in many files.
+pub fn processors() -> usize {
+    static KNOWN: OnceLock<usize> = OnceLock::new();
+    *KNOWN.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// Has the C library's allocator make do with one heap: what is written in C allocates little here, and a heap for each of
+/// our threads costs more than all of that.
+pub fn share_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes numbers only.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
 }
 
 /// Whom [`forward_signals_to`] names.

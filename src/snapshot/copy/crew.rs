@@ -14,7 +14,10 @@ use crossbeam_channel::{Receiver, Sender};
 use nix::sys::resource::{UsageWho, getrusage};
 
 use super::{CopyError, error::Context, files::Pen, shown};
-use crate::snapshot::layered::{Directory, Metadata};
+use crate::{
+    snapshot::layered::{Directory, Metadata},
+    sys::process::processors,
+};
 
 /// Files that go to a thread at once: waking one costs as much as copying a few.
 const BATCH: usize = 16;
@@ -105,7 +108,7 @@ impl Crew<'_, '_> {
         let (scope, shared) = (self.scope, self.shared);
         let jobs = self.jobs.get_or_insert_with(|| {
             let (jobs, queue) = crossbeam_channel::bounded::<Vec<Job>>(QUEUE);
-            for _ in 0..thread::available_parallelism().map_or(2, usize::from).min(MAX_THREADS) {
+            for _ in 0..processors().min(MAX_THREADS) {
                 let queue = queue.clone();
                 scope.spawn(move || shared.work(queue));
             }

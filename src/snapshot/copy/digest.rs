@@ -28,7 +28,7 @@ use super::{
 use crate::{
     oci::{Digest, Sha256},
     snapshot::layered::{Directory, Kind, Metadata, xattrs},
-    sys::stat_key::StatKey,
+    sys::{process::processors, stat_key::StatKey},
 };
 
 /// Gives the digest of a file's bytes, from memory or by reading it with the function given.
@@ -136,7 +136,7 @@ fn hash_tree(
             if batch.len() == BATCH {
                 let jobs = jobs.get_or_insert_with(|| {
                     let (jobs, queue) = crossbeam_channel::bounded::<Vec<Job>>(QUEUE);
-                    for _ in 0..thread::available_parallelism().map_or(2, usize::from).min(8) {
+                    for _ in 0..processors().min(8) {
                         let queue = queue.clone();
                         scope.spawn(move || queue.iter().for_each(|batch| hash_jobs(batch, files, contents)));
                     }
