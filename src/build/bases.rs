@@ -12,7 +12,7 @@ use std::{
 use crate::{
     build::{
         BuildError, Event, Kind, Progress,
-        error::chain,
+        error::{chain, registry_hint},
         layer::BlobSource,
         lock,
         request::{ContextSource, PullPolicy, Request, Services},
@@ -171,16 +171,9 @@ async fn from_registry(reference: &Reference, key: &BaseKey, services: &Services
 }
 
 fn base_error(reference: &Reference, error: &crate::registry::Error) -> BuildError {
-    use crate::registry::Error;
     let failed = BuildError::new(Kind::Base, format!("{}: {}", reference.familiar(), chain(error)));
-    match error {
-        Error::Unauthorized { host, .. } => failed.with_hint(format!("log in with `rbuild login {host}`, or check the name")),
-        Error::NotFound { .. } => failed.with_hint("check the name and the tag; a private image that we may not see looks the same"),
-        Error::Unreachable { host, .. } => {
-            failed.with_hint(format!("is {host} up and reachable from here? mirrors are set in registries.conf"))
-        }
-        _ => failed,
-    }
+    let not_found = "check the name and the tag; a private image that we may not see looks the same";
+    registry_hint(error, not_found).into_iter().fold(failed, BuildError::with_hint)
 }
 
 fn keep(services: &Services, expected: &Digest, bytes: &[u8]) -> Result<(), BuildError> {

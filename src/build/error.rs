@@ -3,6 +3,7 @@
 use crate::{
     dockerfile::{Diagnostic, Span, trigger_label},
     plan::Vertex,
+    registry,
     store::StoreError,
 };
 
@@ -99,6 +100,17 @@ impl BuildError {
 impl From<Diagnostic> for BuildError {
     fn from(fault: Diagnostic) -> Self {
         Self { span: fault.span, label: fault.label, hint: fault.hint, ..Self::new(Kind::Dockerfile, fault.message) }
+    }
+}
+
+/// What to do about a registry's answer; `not_found` if it has no such thing.
+pub(super) fn registry_hint(error: &registry::Error, not_found: &str) -> Option<String> {
+    use registry::Error;
+    match error {
+        Error::Unauthorized { host, .. } => Some(format!("log in with `rbuild login {host}`, or check the name")),
+        Error::NotFound { .. } => Some(not_found.to_owned()),
+        Error::Unreachable { host, .. } => Some(format!("is {host} up and reachable from here? mirrors are set in registries.conf")),
+        _ => None,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     build::{
         BuildError, Kind, Progress, StepId,
         abort::UntilCancelled,
-        blob::{BlobReader, fetch, fetch_cached, with_blob},
+        blob::{BlobReader, fetch_cached, with_blob},
         error::chain,
         request::{LayerPolicy, Services},
         secrets::{self, Found, Searching, Secrets},
@@ -155,11 +155,28 @@ impl Layer {
         }
     }
 
-    /// The image in a registry that a base layer came with.
-    pub fn came_with(&self) -> Option<&Reference> {
+    /// The images of registries that a base layer is known to be of.
+    pub fn came_with(&self, store: &Store) -> Vec<Reference> {
         match &self.origin {
-            Origin::Base { source: BlobSource::Registry(reference), .. } => Some(reference),
-            _ => None,
+            Origin::Base { source: BlobSource::Registry(reference), .. } => vec![reference.clone()],
+            // What can't be read costs a mount, no more.
+            Origin::Base { layer, source: BlobSource::Store, .. } => store.origins(&layer.descriptor).unwrap_or_default(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Makes sure that the store has a base layer's blob or knows which registry has it, so that an image with the layer
+    /// can have a name: nothing is fetched for that alone.
+    pub async fn keep(self: &Arc<Self>, services: &Services, progress: &Arc<dyn Progress>) -> Result<(), BuildError> {
+        let Origin::Base { layer, source, .. } = &self.origin else { return Ok(()) };
+        let store = &services.store;
+        if store.has_described(&layer.descriptor).map_err(BuildError::store)? {
+            return Ok(());
+        }
+        match source {
+            BlobSource::Registry(reference) => store.note_origin(&layer.descriptor, reference).map_err(BuildError::store),
+            BlobSource::Store if !store.origins(&layer.descriptor).map_err(BuildError::store)?.is_empty() => Ok(()),
+            _ => self.blob(LayerPolicy::default(), services, progress).await.map(drop),
         }
     }
 
@@ -190,7 +207,7 @@ impl Layer {
         let made = cell.get_or_init(|| async {
             match &self.origin {
                 Origin::Base { layer, source, step } => {
-                    fetch(&layer.descriptor, source, *step, services, progress).await?;
+                    services.fetcher().fetch(&layer.descriptor, source, *step, progress).await?;
                     Ok((**layer).clone())
                 }
                 Origin::Step { .. } => {

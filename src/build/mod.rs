@@ -40,6 +40,7 @@ mod turns;
 
 use std::sync::Arc;
 
+pub use blob::Fetcher;
 pub use check::{check, check_unparsed, unused_build_args};
 pub use emulators::prepare_emulation;
 pub use error::{BuildError, Kind, chain};
@@ -167,12 +168,13 @@ pub async fn root_directories(
     layer::directories(&built.stack, services, progress).await
 }
 
-/// The directories of an image of the store, top first: what `rbuild run` mounts.
+/// The directories of an image of the store, top first: what `rbuild run` mounts. Layers that are elsewhere are fetched.
 pub async fn unpack_image(
     image: &crate::oci::Image,
+    step: StepId,
     services: &Services,
     progress: &Arc<dyn Progress>,
 ) -> Result<Vec<std::path::PathBuf>, BuildError> {
-    let stack = Layer::base_stack(&image.layers, &layer::BlobSource::Store, StepId(0));
+    let stack = Layer::base_stack(&image.layers, &layer::BlobSource::Store, step);
     layer::directories(&stack, services, progress).await
 }

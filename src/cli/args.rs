@@ -359,6 +359,12 @@ pub struct ParseArgs {
 /// `rbuild images`.
 #[derive(Debug, Args, Clone)]
 pub struct ImagesArgs {
+    /// Only these
+    #[arg(value_name = "NAME[:TAG]", add = ArgValueCandidates::new(complete::images))]
+    pub names: Vec<String>,
+    /// Fetch the layers of their bases that nothing has needed yet
+    #[arg(long)]
+    pub fetch: bool,
     /// As JSON
     #[arg(long)]
     pub json: bool,

@@ -177,7 +177,7 @@ impl Fetcher<'_> {
         let url = &self.args.context;
         let secrets = secrets_of(request);
         let wanted = HttpRequest { url, checksum: None, secrets: &secrets };
-        let sources = self.services.sources.http().await.map_err(|error| Failure::new(error.message))?;
+        let sources = self.services.sources.http().await.map_err(Failure::from)?;
         let download = sources.fetch(wanted).await.map_err(|error| failed(&error))?;
         let parent = self.work_directory()?;
         let shown = crate::context::redact_url(url).into_owned();
@@ -234,7 +234,7 @@ impl Fetcher<'_> {
         let keep = keep.is_some_and(|value| matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True"));
         reference.keep_git_dir = reference.keep_git_dir.or(Some(keep));
         let secrets = secrets_of(request);
-        let sources = self.services.sources.git().await.map_err(|error| Failure::new(error.message))?;
+        let sources = self.services.sources.git().await.map_err(Failure::from)?;
         sources.checkout(GitRequest::new(&reference, &secrets)).await.map_err(|error| failed(&error))
     }
 
@@ -261,7 +261,7 @@ impl Fetcher<'_> {
         if is_url(file) {
             let secrets = secrets_of(request);
             let wanted = HttpRequest { url: file, checksum: None, secrets: &secrets };
-            let sources = self.services.sources.http().await.map_err(|error| Failure::new(error.message))?;
+            let sources = self.services.sources.http().await.map_err(Failure::from)?;
             let text = sources.fetch_text(wanted, TEXT_LIMIT_BYTES).await.map_err(|error| failed(&error))?;
             return Ok(Dockerfile { text, name: crate::context::redact_url(file).into_owned() });
         }
@@ -278,7 +278,7 @@ impl Fetcher<'_> {
             EpochSource::Url { url, checksum } => {
                 let checksum = checksum.as_deref().map(str::parse::<Checksum>).transpose().map_err(|error| failed(&error))?;
                 let secrets = secrets_of(request);
-                let sources = self.services.sources.http().await.map_err(|error| Failure::new(error.message))?;
+                let sources = self.services.sources.http().await.map_err(Failure::from)?;
                 let wanted = HttpRequest { url, checksum: checksum.as_ref(), secrets: &secrets };
                 let download = sources.fetch(wanted).await.map_err(|error| failed(&error))?;
                 match download.last_modified {
@@ -313,7 +313,7 @@ impl Fetcher<'_> {
     /// An archive is unpacked; any other file is the one file of its context.
     async fn named_file(&self, url: &str, request: &Request, fetched: &mut Fetched) -> Result<(ContextSource, Option<i64>), Failure> {
         let secrets = secrets_of(request);
-        let sources = self.services.sources.http().await.map_err(|error| Failure::new(error.message))?;
+        let sources = self.services.sources.http().await.map_err(Failure::from)?;
         let wanted = HttpRequest { url, checksum: None, secrets: &secrets };
         let mut download = sources.fetch(wanted).await.map_err(|error| failed(&error))?;
         let mut start = Vec::new();
@@ -336,7 +336,7 @@ impl Fetcher<'_> {
     }
 
     fn work_directory(&self) -> Result<PathBuf, Failure> {
-        self.services.sources.work_directory().map_err(|error| Failure::new(error.message))
+        self.services.sources.work_directory().map_err(Failure::from)
     }
 }
 

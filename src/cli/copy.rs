@@ -8,11 +8,10 @@ use futures_util::future::FutureExt;
 use crate::{
     build::{Services, chain},
     cli::{
+        absent::{self, Absent},
         args::Cli,
         failure::Failure,
-        find,
-        progress::{Mode, Place, Reporter},
-        services, write,
+        find, services, write,
     },
     export::{self, FileDestination, LayoutOptions, Obtain},
     oci::{Descriptor, Reference},
@@ -89,7 +88,7 @@ pub fn copy(cli: &Cli, args: &CopyArgs) -> Result<ExitCode, Failure> {
     let digest = runtime.block_on(async {
         let top = bring(&source, &services, &client).await?;
         take(&top, &source, &destination, &services, &client).await?;
-        Ok(top.digest)
+        Ok::<_, Failure>(top.digest)
     })?;
     eprintln!("{digest}");
     Ok(ExitCode::SUCCESS)
@@ -111,19 +110,20 @@ async fn take(top: &Descriptor, source: &Location, to: &Location, services: &Ser
     let store = &services.store;
     let fail = |error: export::ExportError| Failure::new(chain(&error));
     if let Location::Registry(name) = to {
-        let place = Place::here();
-        let reporter = Reporter::new(place.mode("auto").unwrap_or(Mode::Plain), place);
-        let steps = write::Steps::new(reporter.clone());
+        let (reporter, steps) = absent::shown();
         let (obtain, from) = match source {
             Location::Registry(source) => (from_registry(source, services, client), vec![source.clone()]),
-            _ => (write::nothing_more(), Vec::new()),
+            _ => (absent::obtain(services.fetcher(), &steps), Absent::of(store, top)?.places()),
         };
         let pushed = write::push(top, std::slice::from_ref(name), &from, &*obtain, client, services, &steps).await;
         reporter.stop();
         return pushed;
     }
-    if let Location::Registry(name) = source {
-        export::fetch_layers(store, client, name, top).await.map_err(fail)?;
+    match (source, to) {
+        (Location::Registry(name), _) => export::fetch_layers(store, client, name, top).await.map_err(fail)?,
+        // Another name of the same image.
+        (Location::Store(_), Location::Store(_)) => {}
+        _ => Absent::of(store, top)?.fetch_shown(&services.fetcher()).await?,
     }
     let named = |tag: &Option<String>| -> Result<LayoutOptions, Failure> {
         let own = match source {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     build::chain,
-    cli::{args::Cli, failure::Failure, find, services},
+    cli::{absent, args::Cli, failure::Failure, find, services},
     export::{self, Differences},
     oci::Image,
 };
@@ -35,15 +35,9 @@ pub fn diff(cli: &Cli, args: &DiffArgs) -> Result<ExitCode, Failure> {
     let store = services::open_store(cli)?;
     let (first_manifest, first) = find::image(&store, &args.first, args.platform.as_deref())?;
     let (second_manifest, second) = find::image(&store, &args.second, args.platform.as_deref())?;
+    absent::fetch(cli, &store, &[&first_manifest, &second_manifest])?;
     let list = |image: &Image| export::list(&store, image, true).map_err(|error| Failure::new(chain(&error)));
     let (a, b) = (list(&first)?, list(&second)?);
-    for (name, listing) in [(&args.first, &a), (&args.second, &b)] {
-        if listing.layers.iter().any(|layer| !layer.is_here) {
-            return Err(
-                Failure::new(format!("the store lacks layers of {name}")).with_hint("`rbuild copy docker://NAME NAME` fetches them")
-            );
-        }
-    }
     let differences = export::compare((&first, &a), (&second, &b), !args.no_times);
     let text = match args.json {
         true => as_json(&differences),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
 use crate::{
+    build::BuildError,
     cli::progress,
     dockerfile::{
         Diagnostic,
@@ -43,6 +44,13 @@ pub struct Place {
 pub const EXIT_BUILD: u8 = 1;
 /// The command line is wrong.
 pub const EXIT_USAGE: u8 = 2;
+
+impl From<BuildError> for Failure {
+    /// Without its place in a Dockerfile.
+    fn from(error: BuildError) -> Self {
+        error.hint.into_iter().fold(Self::new(error.message), Self::with_hint)
+    }
+}
 
 impl Failure {
     /// A failure of the build.

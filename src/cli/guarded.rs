@@ -46,7 +46,7 @@ pub fn check_annotations(wanted: &Wanted, secrets: &Secrets) -> Result<(), Failu
     for annotation in wanted.annotations.iter().chain(of_outputs) {
         if let Some(found) = secrets.find(annotation.value.as_bytes()) {
             let error = Secrets::refusal(&found, &format!("--annotation {}", annotation.key));
-            return Err(Failure { hints: error.hint.into_iter().collect(), ..Failure::new(error.message) });
+            return Err(Failure::from(error));
         }
     }
     Ok(())

@@ -7,6 +7,7 @@ use clap::Args;
 use crate::{
     build::chain,
     cli::{
+        absent::{self, Absent},
         args::{Cli, ImagesArgs},
         failure::Failure,
         find,
@@ -15,7 +16,7 @@ use crate::{
     },
     export::{self, FileDestination, LayoutOptions},
     oci::{Descriptor, Platform, Reference, media_type},
-    store::Store,
+    store::{NamedImage, Store},
 };
 
 /// `rbuild tag`.
@@ -57,7 +58,10 @@ pub struct SaveArgs {
 /// Lists names.
 pub fn images(cli: &Cli, args: &ImagesArgs) -> Result<ExitCode, Failure> {
     let store = services::open_store(cli)?;
-    let images = store.images().map_err(|error| Failure::new(chain(&error)))?;
+    let images = wanted(&store, &args.names)?;
+    if args.fetch {
+        absent::fetch(cli, &store, &images.iter().map(|image| &image.descriptor).collect::<Vec<_>>())?;
+    }
     let mut out = std::io::stdout().lock();
     let width = images.iter().map(|image| image.name.familiar().len()).max().unwrap_or(0).max(4);
     if !args.json && !images.is_empty() {
@@ -73,17 +77,29 @@ pub fn images(cli: &Cli, args: &ImagesArgs) -> Result<ExitCode, Failure> {
                     "platforms": facts.platforms,
                     "size": facts.size_bytes,
                     "created": facts.created,
+                    "absent": facts.absent.value(),
                 });
                 writeln!(out, "{value}")
             }
             false => {
                 let (name, digest) = (image.name.familiar(), crate::build::short(&image.descriptor.digest));
                 let day = facts.created.as_deref().and_then(|time| time.get(..10)).unwrap_or("-");
-                writeln!(out, "{name:width$}  {digest}  {day:10}  {:9}  {}", size(facts.size_bytes), facts.platforms.join(" "))
+                let _ = writeln!(out, "{name:width$}  {digest}  {day:10}  {:9}  {}", size(facts.size_bytes), facts.platforms.join(" "));
+                facts.absent.sentences().iter().try_for_each(|sentence| writeln!(out, "{:width$}  {sentence}", ""))
             }
         };
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The images of these names, or all.
+fn wanted(store: &Store, texts: &[String]) -> Result<Vec<NamedImage>, Failure> {
+    let names = names(texts)?;
+    let images = store.images().map_err(|error| Failure::new(chain(&error)))?;
+    match names.iter().find(|name| !images.iter().any(|image| image.name == **name)) {
+        Some(unknown) => Err(Failure::new(format!("the store has no image {}", unknown.familiar()))),
+        None => Ok(images.into_iter().filter(|image| names.is_empty() || names.contains(&image.name)).collect()),
+    }
 }
 
 /// What a list says of an image.
@@ -92,12 +108,13 @@ struct Facts {
     platforms: Vec<String>,
     size_bytes: u64,
     created: Option<String>,
+    absent: Absent,
 }
 
 impl Facts {
     /// What can be read: a list does not fail for one damaged image.
     fn of(store: &Store, top: &Descriptor) -> Self {
-        let mut facts = Self::default();
+        let mut facts = Self { absent: Absent::of(store, top).unwrap_or_default(), ..Self::default() };
         facts.add(store, top, 0);
         facts
     }
@@ -143,6 +160,7 @@ pub fn save(cli: &Cli, args: &SaveArgs) -> Result<ExitCode, Failure> {
         (Some(platform), _) => find::image(&store, &args.image, Some(platform))?.0,
         _ => find::descriptor(&store, &args.image)?,
     };
+    absent::fetch(cli, &store, &[&top])?;
     let names = args.image.parse::<Reference>().ok().filter(|name| store.resolve(name).is_ok_and(|found| found.is_some()));
     let options = LayoutOptions { names: names.into_iter().collect(), ..LayoutOptions::default() };
     let destination = match &args.output {

@@ -1,12 +1,12 @@
 //! `rbuild index create`: an index of images that were built for one platform each, here or by native runners.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use clap::{Args, Subcommand};
 use futures_util::future::FutureExt;
 
 use crate::{
-    build::{Services, chain},
+    build::{Progress, Services, Silent, StepId, chain},
     cli::{
         annotations::{Annotation, AnnotationKind},
         args::Cli,
@@ -124,13 +124,13 @@ async fn push(top: &Descriptor, name: &Reference, remote: &[Reference], services
     pushed
 }
 
-/// The store's images are whole: what came from registries is fetched.
+/// What came from registries is fetched; layers that images of the store have elsewhere stay there.
 async fn keep(top: &Descriptor, name: &Reference, remote: &[Reference], services: &Services, client: &Client) -> Result<(), Failure> {
     let obtain = from_any(remote.to_vec(), services, client);
     let fail = |error: crate::store::StoreError| Failure::new(chain(&error));
     for entry in services.store.index_blob(&top.digest).map_err(fail)?.manifests {
         for layer in services.store.manifest(&entry.digest).map_err(fail)?.layers {
-            if !services.store.has_described(&layer).map_err(fail)? {
+            if !services.store.has_described(&layer).map_err(fail)? && services.store.origins(&layer).map_err(fail)?.is_empty() {
                 obtain(layer).await.map_err(Failure::new)?;
             }
         }
@@ -138,13 +138,15 @@ async fn keep(top: &Descriptor, name: &Reference, remote: &[Reference], services
     services.store.tag(name, top).map_err(fail)
 }
 
-/// From whichever of the sources has it.
+/// From whichever of the sources has it, or where the store's own image has it.
 fn from_any(sources: Vec<Reference>, services: &Services, client: &Client) -> Box<Obtain> {
-    let (store, client) = (services.store.clone(), client.clone());
+    let (store, client, fetcher) = (services.store.clone(), client.clone(), services.fetcher());
     Box::new(move |blob: Descriptor| {
-        let (sources, store, client) = (sources.clone(), store.clone(), client.clone());
+        let (sources, store, client, fetcher) = (sources.clone(), store.clone(), client.clone(), fetcher.clone());
         async move {
-            let mut reason = format!("blob {} is neither in the registry nor in the store", blob.digest);
+            let silent: Arc<dyn Progress> = Arc::new(Silent);
+            let Err(error) = fetcher.fetch_layer(&blob, StepId(0), &silent).await else { return Ok(()) };
+            let mut reason = error.message;
             for source in &sources {
                 match export::fetch_blob(&store, &client, source, &blob).await {
                     Ok(()) => return Ok(()),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     build::{chain, short},
-    cli::{args::Cli, failure::Failure, find, progress::size, services},
+    cli::{absent::Absent, args::Cli, failure::Failure, find, progress::size, services},
     export::{self, LayerFacts},
     oci::{Descriptor, Image, media_type},
     store::Store,
@@ -63,6 +63,7 @@ fn as_json(store: &Store, top: &Descriptor, manifest: &Descriptor, image: &Image
         let bytes = store.read_blob(&descriptor.digest, 16 << 20).map_err(|error| Failure::new(chain(&error)))?;
         serde_json::from_slice(&bytes).map_err(|error| Failure::new(format!("{}: {error}", descriptor.digest)))
     };
+    let absent = Absent::of(store, manifest)?;
     let layers = image.layers.iter().zip(facts).zip(instructions(image)).map(|((layer, facts), instruction)| {
         json!({
             "digest": layer.descriptor.digest,
@@ -84,6 +85,7 @@ fn as_json(store: &Store, top: &Descriptor, manifest: &Descriptor, image: &Image
         "manifest": document(manifest)?,
         "config": serde_json::to_value(&image.config).expect("a config has only string keys"),
         "layers": layers.collect::<Vec<_>>(),
+        "absent": absent.value(),
     });
     if media_type::is_index(&top.media_type) {
         value["index"] = json!({ "digest": top.digest, "content": document(top)? });
@@ -123,6 +125,7 @@ fn as_text(store: &Store, top: &Descriptor, manifest: &Descriptor, image: &Image
     written.annotations.iter().for_each(|(key, value)| line("annotation", format!("{key}={value}")));
     lines.push(String::new());
     lines.extend(layer_lines(image, facts));
+    lines.extend(Absent::of(store, manifest)?.sentences());
     Ok(lines.join("\n") + "\n")
 }
 
@@ -178,7 +181,7 @@ pub fn cut(text: &str, characters: usize) -> String {
 /// Shows the history, the newest line first.
 pub fn history(cli: &Cli, args: &HistoryArgs) -> Result<ExitCode, Failure> {
     let store = services::open_store(cli)?;
-    let (_, image) = find::image(&store, &args.image, args.platform.as_deref())?;
+    let (manifest, image) = find::image(&store, &args.image, args.platform.as_deref())?;
     let mut layers = image.layers.iter();
     let mut rows: Vec<(Option<String>, Option<u64>, String)> = Vec::new();
     for entry in &image.config.history {
@@ -198,6 +201,9 @@ pub fn history(cli: &Cli, args: &HistoryArgs) -> Result<ExitCode, Failure> {
                 writeln!(out, "{:20}  {:>9}  {by}", cut(&created, 19), size(bytes.unwrap_or(0)))
             }
         };
+    }
+    if !args.json {
+        Absent::of(&store, &manifest)?.sentences().iter().for_each(|sentence| drop(writeln!(out, "{sentence}")));
     }
     Ok(ExitCode::SUCCESS)
 }

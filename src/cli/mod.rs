@@ -1,5 +1,6 @@
 //! Arguments, printers, exit codes; the only room that prints, reads the environment or knows HOME.
 
+mod absent;
 mod annotations;
 mod args;
 mod attest;

@@ -7,6 +7,7 @@ use clap::Args;
 use crate::{
     build::chain,
     cli::{
+        absent::{self, Absent},
         args::Cli,
         failure::Failure,
         progress::{Mode, Place, Reporter},
@@ -62,8 +63,9 @@ pub fn push(cli: &Cli, args: &PushArgs) -> Result<ExitCode, Failure> {
         }
         let insecure: Vec<String> = targets.iter().filter(|_| args.insecure).map(|name| name.registry().to_owned()).collect();
         let client = if insecure.is_empty() { services.client.clone() } else { services::client(&insecure)? };
-        let obtain = write::nothing_more();
-        let pushed = runtime.block_on(write::push(&top, &targets, &[], &*obtain, &client, &services, &steps));
+        let mount_from = Absent::of(&services.store, &top)?.places();
+        let obtain = absent::obtain(services.fetcher(), &steps);
+        let pushed = runtime.block_on(write::push(&top, &targets, &mount_from, &*obtain, &client, &services, &steps));
         reporter.stop();
         pushed?;
         match args.quiet {

@@ -7,6 +7,7 @@ use tokio::runtime::Runtime;
 use crate::{
     build::{self, Services, Silent, chain},
     cli::{
+        absent,
         args::{Cli, ContainerArgs, RunArgs},
         container::{self, EXIT_NOT_STARTED},
         failure::Failure,
@@ -33,9 +34,8 @@ fn start(cli: &Cli, args: &RunArgs) -> Result<ExitCode, Failure> {
     options.check(entered.rung)?;
     let services = services::services(cli, &entered, crate::build::SourceOptions::default())?;
     let runtime = services::runtime()?;
-    let (_, image) = find::image(&services.store, &args.image, args.platform.as_deref())?;
-    let progress: Arc<dyn build::Progress> = Arc::new(Silent);
-    let lowers = runtime.block_on(build::unpack_image(&image, &services, &progress)).map_err(|error| Failure::new(error.message))?;
+    let (manifest, image) = find::image(&services.store, &args.image, args.platform.as_deref())?;
+    let lowers = runtime.block_on(absent::unpack(&manifest, &image, &services))?;
     emulate(&image.platform, &services, &runtime)?;
     let draft = services.store.new_snapshot().map_err(|error| Failure::new(chain(&error)))?;
     let wanted = args.network.as_deref().map(request::network).transpose()?;
@@ -44,7 +44,7 @@ fn start(cli: &Cli, args: &RunArgs) -> Result<ExitCode, Failure> {
     if args.tty && !spec.env.iter().any(|(name, _)| name == "TERM") {
         spec.env.push(("TERM".to_owned(), std::env::var("TERM").unwrap_or_else(|_| "xterm".to_owned())));
     }
-    build::make_writable(&mut spec, &draft, &lowers).map_err(|error| Failure::new(error.message))?;
+    build::make_writable(&mut spec, &draft, &lowers).map_err(Failure::from)?;
     container::attach(&runtime, &spec, args.tty)
 }
 
@@ -52,7 +52,7 @@ fn start(cli: &Cli, args: &RunArgs) -> Result<ExitCode, Failure> {
 pub fn emulate(platform: &Platform, services: &Services, runtime: &Runtime) -> Result<(), Failure> {
     let progress: Arc<dyn build::Progress> = Arc::new(Silent);
     let prepared = runtime.block_on(build::prepare_emulation(platform, build::StepId(0), services, &progress));
-    if let Some(missing) = prepared.map_err(|error| Failure::new(error.message))?.filter(|missing| !missing.is_uncertain) {
+    if let Some(missing) = prepared.map_err(Failure::from)?.filter(|missing| !missing.is_uncertain) {
         eprintln!("warning: {missing}");
         missing.fix.iter().for_each(|fix| eprintln!("hint: {fix}"));
     }

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::{
     build::chain,
-    cli::{args::Cli, failure::Failure, find, services},
+    cli::{absent, args::Cli, failure::Failure, find, services},
     export,
     oci::{Descriptor, Image},
     sbom::{Subject, document},
@@ -30,6 +30,7 @@ pub struct SbomArgs {
 pub fn sbom(cli: &Cli, args: &SbomArgs) -> Result<ExitCode, Failure> {
     let store = services::open_store(cli)?;
     let (manifest, image) = find::image(&store, &args.image, args.platform.as_deref())?;
+    absent::fetch(cli, &store, &[&manifest])?;
     let bytes = of_image(&store, &image, Some(&manifest), &args.image)?;
     match &args.output {
         Some(path) => {
@@ -46,15 +47,8 @@ pub fn sbom(cli: &Cli, args: &SbomArgs) -> Result<ExitCode, Failure> {
 
 /// The SPDX document of an image. Its time is the image's.
 pub fn of_image(store: &Store, image: &Image, manifest: Option<&Descriptor>, name: &str) -> Result<Vec<u8>, Failure> {
-    let inventory = export::inventory(store, image).map_err(|error| {
-        let failure = Failure::new(format!("cannot read which packages are in {name}: {}", chain(&error)));
-        match error {
-            export::ExportError::MissingLayer { .. } => failure.with_hint(
-                "layers of base images are fetched when something needs them: build it without --push, or copy it here with `rbuild copy`",
-            ),
-            _ => failure,
-        }
-    })?;
+    let inventory = export::inventory(store, image)
+        .map_err(|error| Failure::new(format!("cannot read which packages are in {name}: {}", chain(&error))))?;
     let sha256 = manifest.map(|manifest| manifest.digest.hex().to_owned());
     let subject = Subject { name: name.to_owned(), sha256, created: image.config.created.clone() };
     Ok(document(&subject, &inventory, concat!("rbuild-", env!("CARGO_PKG_VERSION"))))

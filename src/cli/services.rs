@@ -83,7 +83,8 @@ pub struct RegistryAdjustments {
 }
 
 impl RegistryAdjustments {
-    fn client(&self) -> Result<Client, Failure> {
+    /// A registry client that goes by it.
+    pub fn client(&self) -> Result<Client, Failure> {
         let mut configuration = configuration()?;
         let read = |path: &PathBuf| {
             std::fs::read_to_string(path).map_err(|error| Failure::new(format!("cannot read {}: {error}", path.display())))

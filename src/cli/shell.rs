@@ -11,8 +11,9 @@ use clap::Args;
 use tokio::runtime::Runtime;
 
 use crate::{
-    build::{self, BuildError, FailedRun, Services, Silent, SourceOptions, chain},
+    build::{self, BuildError, FailedRun, Services, SourceOptions, chain},
     cli::{
+        absent,
         args::{BuildArgs, Cli},
         container,
         failure::Failure,
@@ -59,7 +60,7 @@ pub fn shell(cli: &Cli, args: &ShellArgs) -> Result<ExitCode, Failure> {
     let entered = services::enter(cli)?;
     let services = services::services(cli, &entered, SourceOptions::default())?;
     let runtime = services::runtime()?;
-    let failed = FailedRun::all(&services.store).map_err(|error| Failure::new(error.message))?;
+    let failed = FailedRun::all(&services.store).map_err(Failure::from)?;
     if args.list {
         failed.iter().for_each(|run| println!("{:>3}  {}", run.step, run.name.lines().next().unwrap_or_default()));
         return Ok(ExitCode::SUCCESS);
@@ -154,7 +155,7 @@ pub fn copy_all(run: &FailedRun, copies: &[Copy]) -> Result<(), Failure> {
 /// Opens a shell where the step failed.
 pub fn enter_step(run: &FailedRun, command: &[String], services: &Services, runtime: &Runtime) -> Result<ExitCode, Failure> {
     let draft = services.store.new_snapshot().map_err(|error| Failure::new(chain(&error)))?;
-    let mut spec = run.spec(Vec::new(), &draft).map_err(|error| Failure::new(error.message))?;
+    let mut spec = run.spec(Vec::new(), &draft).map_err(Failure::from)?;
     if command.is_empty() {
         eprintln!("step {}: {}", run.step, run.name.lines().next().unwrap_or_default());
         eprintln!("the command that failed: {}", quoted(run.command()));
@@ -165,9 +166,8 @@ pub fn enter_step(run: &FailedRun, command: &[String], services: &Services, runt
 }
 
 fn enter_image(name: &str, command: &[String], services: &Services, runtime: &Runtime) -> Result<ExitCode, Failure> {
-    let (_, image) = find::image(&services.store, name, None)?;
-    let progress: Arc<dyn build::Progress> = Arc::new(Silent);
-    let lowers = runtime.block_on(build::unpack_image(&image, services, &progress)).map_err(|error| Failure::new(error.message))?;
+    let (manifest, image) = find::image(&services.store, name, None)?;
+    let lowers = runtime.block_on(absent::unpack(&manifest, &image, services))?;
     super::run::emulate(&image.platform, services, runtime)?;
     let draft: SnapshotDraft = services.store.new_snapshot().map_err(|error| Failure::new(chain(&error)))?;
     let config = &image.config.config;
@@ -180,7 +180,7 @@ fn enter_image(name: &str, command: &[String], services: &Services, runtime: &Ru
         network: crate::sandbox::Network::Host,
         ..Spec::default()
     };
-    build::make_writable(&mut spec, &draft, &lowers).map_err(|error| Failure::new(error.message))?;
+    build::make_writable(&mut spec, &draft, &lowers).map_err(Failure::from)?;
     start(&mut spec, command, &lowers, runtime)
 }
 

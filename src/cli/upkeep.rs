@@ -81,6 +81,9 @@ pub fn du(cli: &Cli, args: &DuArgs) -> Result<ExitCode, Failure> {
     let _ = writeln!(out, "{:<14}{:>8}{:>12}", "sources", sources.len(), size(source_bytes));
     let _ = writeln!(out, "{:<14}{:>8}{:>12}", "other", "", size(usage.other_bytes));
     let _ = writeln!(out, "{:<14}{:>8}{:>12}", "in all", "", size(usage.total_bytes() + source_bytes));
+    if usage.absent_bytes > 0 {
+        let _ = writeln!(out, "{:<14}{:>8}{:>12}  layers of bases that nothing has needed", "not fetched", "", size(usage.absent_bytes));
+    }
     let _ = writeln!(out, "{:<14}{:>8}{:>12}", "can go", "", size(usage.reclaimable_bytes() + source_bytes));
     Ok(ExitCode::SUCCESS)
 }

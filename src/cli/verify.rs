@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::{
     build::chain,
     cli::{
+        absent,
         args::{BuildArgs, Cli, Verb},
         build, diff,
         failure::Failure,
@@ -83,6 +84,8 @@ pub fn verify(cli: &Cli, args: &VerifyArgs) -> Result<ExitCode, Failure> {
         let store = services::open_store(cli)?;
         let repeated = verdict.found.parse().ok().map(|digest| reproducible::recorded(&store, &digest)).transpose()?.flatten();
         verdict.dockerfile_changed = repeated.is_some_and(|repeated| repeated.dockerfile != call.dockerfile);
+        let again = find::descriptor(&store, &verdict.found)?;
+        absent::fetch(cli, &store, &[&top, &again])?;
         verdict.platforms = differences(&store, &top, &verdict.found, has_fixed_times)?;
     }
     let text = if args.json { verdict.as_json() } else { verdict.as_text() };

@@ -1,6 +1,6 @@
 //! Garbage collection: removes what was used least recently until enough is gone, and never what somebody uses.
 //!
-//! Blobs go while the lease on `index.json` is held, by a rename each: a name given meanwhile either comes first and
+//! Blobs and the origins of absent ones go while the lease on `index.json` is held, by a rename each: a name given meanwhile either comes first and
 //! is seen, or comes later and finds its blob missing. The slow part, deleting, is done when nothing is held any more.
 //! Unaware of why the caller wants space.
 
@@ -14,7 +14,7 @@ use super::{
     lease::LeaseKind,
     now_unix,
     temporary::Temporary,
-    usage::{Object, ObjectKind, list},
+    usage::{Object, ObjectKind, digest_of, list},
 };
 
 /// A step that nobody asked for in ninety days is forgotten: a row of a few hundred bytes.
@@ -101,7 +101,8 @@ impl Store {
         if !chosen.is_empty() {
             self.forget_old_steps()?;
         }
-        let (blobs, trees): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|object| object.kind == ObjectKind::Blob);
+        let is_named_once = |object: &Object| matches!(object.kind, ObjectKind::Blob | ObjectKind::Origin);
+        let (blobs, trees): (Vec<_>, Vec<_>) = chosen.into_iter().partition(is_named_once);
         self.remove_blobs(&blobs, removed)?;
         for object in &trees {
             // Dropped at once: the next one may need the space.
@@ -119,8 +120,7 @@ impl Store {
             let _names_stay = self.lease(LeaseKind::File, "index.json")?;
             let named = self.reachable()?;
             for object in blobs {
-                let name = object.path.file_name().unwrap_or_default().to_string_lossy();
-                if format!("sha256:{name}").parse().is_ok_and(|digest| named.contains(&digest)) {
+                if object.path.file_name().and_then(digest_of).is_some_and(|digest| named.contains(&digest)) {
                     continue;
                 }
                 doomed.extend(self.take_away(object, removed)?);
@@ -298,7 +298,7 @@ mod tests {
         let removed = store.prune(&PruneOptions { all: true, ..Default::default() }).unwrap();
         assert_eq!(removed.names, ["docker.io/library/app:latest"]);
         assert_eq!(removed.in_use, 0);
-        for directory in ["blobs/sha256", "snapshots", "cache-mounts", "builds", "stat-cache", "tmp"] {
+        for directory in ["blobs/sha256", "origins", "snapshots", "cache-mounts", "builds", "stat-cache", "tmp"] {
             assert_eq!(list(&store.path(directory)).unwrap().len(), 0, "{directory}");
         }
         assert_eq!(store.images().unwrap(), []);

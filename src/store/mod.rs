@@ -7,6 +7,7 @@
 //!   oci-layout               \
 //!   index.json                > a valid OCI image layout: any OCI tool reads our images in place.
 //!   blobs/sha256/<hex>       /  One entry of index.json per name; replaced whole, under an exclusive lease
+//!   origins/<hex>            which images of registries have a layer that is not here, though an image of ours has it
 //!   snapshots/<id>/fs        a committed root file system or upper directory; never edited
 //!   snapshots/<id>/layer.json   the layer it is, when that is known
 //!   cache-mounts/<hash>/<n>/data   copy n of the cache mount whose id is in cache-mounts/<hash>/id
@@ -28,6 +29,7 @@
 //!   GC removes only what it gets an exclusive lease on. The kernel gives up the leases of a dead process.
 //! - The last use of a blob or snapshot is its modification time; of a step, a column. GC goes by it.
 //! - The roots of GC are the names in `index.json`. All else is a cache: its absence is a miss, never an error.
+//! - A name may stand for an image of which layers are elsewhere, as long as their origins are here: see `origin`.
 
 mod blob;
 mod builds;
@@ -43,6 +45,7 @@ mod kill_tests;
 mod lease;
 mod listing;
 mod memory;
+mod origin;
 mod read;
 mod snapshot;
 mod stat_cache;
@@ -72,6 +75,7 @@ pub use images::{IMAGE_NAME, NamedImage, REF_NAME};
 use lease::HeldLeases;
 pub use lease::{Lease, LeaseKind};
 pub use memory::Remembered;
+pub use origin::AbsentLayer;
 pub use snapshot::{SnapshotDraft, SnapshotId};
 pub use stat_cache::StatRow;
 pub use step::{FactsRecord, NewStep, StepRecord};
@@ -84,7 +88,7 @@ const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 /// An `index.json` without images.
 const EMPTY_INDEX: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 
-const DIRECTORIES: [&str; 7] = ["blobs/sha256", "snapshots", "cache-mounts", "builds", "stat-cache", "layer-indexes", "tmp"];
+const DIRECTORIES: [&str; 8] = ["blobs/sha256", "origins", "snapshots", "cache-mounts", "builds", "stat-cache", "layer-indexes", "tmp"];
 
 /// A handle on a store; cheap to clone, usable from any thread.
 #[derive(Debug, Clone)]

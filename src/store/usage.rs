@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
+    ffi::OsStr,
     fs::{self, Metadata},
     io::Read,
     os::unix::fs::MetadataExt,
@@ -30,6 +31,7 @@ pub enum ObjectKind {
     Build,
     StatCache,
     LayerIndex,
+    Origin,
 }
 
 /// One thing that can be removed on its own.
@@ -54,6 +56,8 @@ pub struct Usage {
     pub objects: Vec<Object>,
     /// The database, what is in the making and what was left behind by the dead.
     pub other_bytes: u64,
+    /// Layers that named images have and the store has not: they are in registries.
+    pub absent_bytes: u64,
 }
 
 impl Usage {
@@ -82,6 +86,7 @@ impl Object {
             ObjectKind::Blob => (LeaseKind::Blob, name(&self.path)),
             ObjectKind::Snapshot => (LeaseKind::Snapshot, name(&self.path)),
             ObjectKind::Build => (LeaseKind::Build, name(&self.path)),
+            ObjectKind::Origin => (LeaseKind::File, super::origin::lease_key(&name(&self.path))),
             ObjectKind::StatCache | ObjectKind::LayerIndex => (LeaseKind::File, name(&self.path)),
             ObjectKind::CacheMount => {
                 let hash = name(self.path.parent().unwrap_or(Path::new("")));
@@ -95,12 +100,16 @@ impl Store {
     /// What takes up how much.
     pub fn du(&self) -> Result<Usage> {
         self.flush_uses()?;
-        let mut objects = self.blobs()?;
+        let named = self.reachable()?;
+        let mut objects = self.blobs(&named)?;
         objects.extend(self.all_trees()?);
+        for object in objects.iter_mut().filter(|object| object.kind == ObjectKind::Origin) {
+            object.is_named = object.path.file_name().and_then(digest_of).is_some_and(|digest| named.contains(&digest));
+        }
         self.measure(&mut objects)?;
         let database = ["meta.sqlite", "meta.sqlite-wal", "meta.sqlite-shm", "tmp"];
         let other_bytes = database.iter().map(|name| size_of_tree(&self.path(name))).sum();
-        Ok(Usage { objects, other_bytes })
+        Ok(Usage { objects, other_bytes, absent_bytes: self.absent_bytes(&named)? })
     }
 
     /// Everything but blobs, not yet measured.
@@ -111,6 +120,7 @@ impl Store {
             (ObjectKind::Build, "builds"),
             (ObjectKind::StatCache, "stat-cache"),
             (ObjectKind::LayerIndex, "layer-indexes"),
+            (ObjectKind::Origin, "origins"),
         ] {
             objects.extend(self.trees(kind, Path::new(directory))?);
         }
@@ -128,8 +138,7 @@ impl Store {
         Ok(objects)
     }
 
-    fn blobs(&self) -> Result<Vec<Object>> {
-        let named = self.reachable()?;
+    fn blobs(&self, named: &BTreeSet<Digest>) -> Result<Vec<Object>> {
         let used_by_steps = self.uses_by_steps()?;
         let directory = Path::new("blobs/sha256");
         let mut objects = Vec::new();
@@ -139,7 +148,7 @@ impl Store {
                 kind: ObjectKind::Blob,
                 bytes: size_on_disk(&metadata),
                 used_unix: step.max(metadata.mtime().max(0) as u64),
-                is_named: format!("sha256:{name}").parse().is_ok_and(|digest: Digest| named.contains(&digest)),
+                is_named: digest_of(OsStr::new(&name)).is_some_and(|digest| named.contains(&digest)),
                 path: directory.join(name),
             });
         }
@@ -261,6 +270,11 @@ impl Store {
         fs::File::open(self.blob_path(digest)).and_then(|file| file.take(MAX_DOCUMENT).read_to_end(&mut bytes)).ok()?;
         serde_json::from_slice(&bytes).ok()
     }
+}
+
+/// The digest that a file's name is the hex form of.
+pub(super) fn digest_of(name: &OsStr) -> Option<Digest> {
+    format!("sha256:{}", name.to_str()?).parse().ok()
 }
 
 /// The entries of a directory, sorted; what vanishes meanwhile is left out.

@@ -21,6 +21,7 @@ mod examples;
 mod faults;
 mod kaniko;
 mod kills;
+mod lazy;
 mod loads;
 mod logins;
 mod outputs;

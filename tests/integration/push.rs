@@ -70,16 +70,6 @@ fn an_image_of_the_store_is_pushed_and_comes_back_the_same() {
 }
 
 #[test]
-fn what_is_only_pushed_has_no_name_in_a_store_that_lacks_its_base() {
-    let bed = Bed::caller();
-    let app = name(&bed, "app");
-    bed.file("hello", "hello\n").dockerfile("FROM alpine\nCOPY --link hello /\n");
-    bed.build(&["-t", &app, "--push"]).succeeds();
-    let index = fs::read_to_string(bed.store().join("index.json")).unwrap();
-    assert!(!index.contains(&app), "a name must not stand for an image that is not whole: {index}");
-}
-
-#[test]
 fn outputs_of_one_build_have_their_own_compressions() {
     let bed = Bed::caller();
     bed.file("hello", "hello\n").dockerfile("FROM alpine\nCOPY hello /\n");

@@ -254,10 +254,10 @@ impl Session<'_> {
     async fn start(&self, made: &Made, services: &Services) -> Result<App, Failure> {
         let platform = made.outcome.platforms.first().ok_or_else(|| Failure::new("nothing was built that could be run"))?;
         let silent: Arc<dyn Progress> = Arc::new(Silent);
-        let lowers = build::root_directories(platform, services, &silent).await.map_err(|error| Failure::new(error.message))?;
+        let lowers = build::root_directories(platform, services, &silent).await.map_err(Failure::from)?;
         let draft = services.store.new_snapshot().map_err(|error| Failure::new(chain(&error)))?;
         let mut spec = self.container.spec(&platform.image.config.config, &self.args.command, self.network.clone())?;
-        build::make_writable(&mut spec, &draft, &lowers).map_err(|error| Failure::new(error.message))?;
+        build::make_writable(&mut spec, &draft, &lowers).map_err(Failure::from)?;
         App::start(spec, draft)
     }
 }

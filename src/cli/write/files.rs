@@ -89,7 +89,7 @@ async fn trees(
     let mut list = Vec::with_capacity(outcome.platforms.len());
     for (index, platform) in outcome.platforms.iter().enumerate() {
         let directories = platform.stack.iter().rev().map(|layer| layer.directory(services, &progress));
-        let directories = futures_util::future::try_join_all(directories).await.map_err(|error| Failure::new(error.message))?;
+        let directories = futures_util::future::try_join_all(directories).await.map_err(Failure::from)?;
         let open = |path| RootDir::open(path).map_err(|error| Failure::new(format!("cannot open a layer: {error}")));
         let layers = directories.iter().map(|path| open(path)).collect::<Result<_, _>>()?;
         let own = output.attributes.get("source-date-epoch").map(|text| text.parse().ok());

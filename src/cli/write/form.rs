@@ -66,7 +66,7 @@ impl Form {
     }
 
     async fn layer(&self, layer: &Arc<Layer>, services: &Services, progress: &Arc<dyn Progress>) -> Result<crate::oci::Layer, Failure> {
-        let fail = |error: crate::build::BuildError| Failure::new(error.message);
+        let fail = Failure::from;
         match layer.base_layer() {
             Some(base) if self.force && !is_of(&base.descriptor, self.policy.compression) => {
                 layer.recompressed(self.policy.compression, services, progress).await.map_err(fail)
@@ -78,12 +78,20 @@ impl Form {
 
     /// Makes sure that the store has the blobs of every layer that `image` took over from its base.
     pub async fn complete(&self, outcome: &PlatformOutcome, services: &Services, progress: &Arc<dyn Progress>) -> Result<(), Failure> {
-        let needed = outcome
-            .stack
-            .iter()
-            .filter(|layer| layer.base_layer().is_some_and(|base| !self.force || is_of(&base.descriptor, self.policy.compression)));
-        let blobs = needed.map(|layer| layer.blob(self.policy, services, progress));
-        futures_util::future::try_join_all(blobs).await.map(drop).map_err(|error| Failure::new(error.message))
+        let blobs = self.taken_over(outcome).map(|layer| layer.blob(self.policy, services, progress));
+        futures_util::future::try_join_all(blobs).await.map(drop).map_err(Failure::from)
+    }
+
+    /// Makes sure that the store has these blobs or knows which registries have them.
+    pub async fn keep(&self, outcome: &PlatformOutcome, services: &Services, progress: &Arc<dyn Progress>) -> Result<(), Failure> {
+        let blobs = self.taken_over(outcome).map(|layer| layer.keep(services, progress));
+        futures_util::future::try_join_all(blobs).await.map(drop).map_err(Failure::from)
+    }
+
+    /// The layers of the base that the image has as they are.
+    fn taken_over<'a>(&'a self, outcome: &'a PlatformOutcome) -> impl Iterator<Item = &'a Arc<Layer>> {
+        let is_kept = |base: &crate::oci::Layer| !self.force || is_of(&base.descriptor, self.policy.compression);
+        outcome.stack.iter().filter(move |layer| layer.base_layer().is_some_and(is_kept))
     }
 
     /// Writes the manifest of each platform.

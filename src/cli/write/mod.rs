@@ -1,5 +1,5 @@
 //! A build's result to where `--tag` and `--output` want it. Blobs of base layers are fetched only for outputs that hold
-//! them: a push to the registry that has them moves none.
+//! them: a push to the registry that has them moves none, and an image of the store may leave them there.
 
 mod attest;
 mod files;
@@ -168,30 +168,12 @@ impl Writer<'_> {
         futures_util::future::try_join_all(all).await.map(drop)
     }
 
-    /// Gives the image its names in the store. What goes to a registry only is not fetched for that: its names are given
-    /// if the store happens to have all of it, else they are taken from whatever had them before.
+    /// Gives the image its names in the store. Layers of its base that nothing has needed stay where they are: that they
+    /// are there is noted first.
     async fn name(&self, made: &Made, names: &[Reference]) -> Result<(), Failure> {
-        let fail = |error: crate::store::StoreError| Failure::new(chain(&error));
-        let store = &self.services.store;
-        let outputs = &self.wanted.outputs;
-        let only_pushed = !outputs.is_empty() && outputs.iter().all(|output| output.kind == OutputKind::Registry);
-        let is_kept = !names.is_empty() && !only_pushed;
-        if is_kept || outputs.is_empty() {
-            self.complete(made).await?;
-        } else if !self.is_complete(made)? {
-            return names.iter().try_for_each(|name| store.untag(name).map(drop)).map_err(fail);
-        }
-        store.tag_all(names, &made.top).map_err(fail)
-    }
-
-    fn is_complete(&self, made: &Made) -> Result<bool, Failure> {
-        let bases = self.outcome.platforms.iter().flat_map(|platform| platform.stack.iter().filter_map(|layer| layer.base_layer()));
-        for base in bases.filter(|_| !made.form.force) {
-            if !self.services.store.has_described(&base.descriptor).map_err(|error| Failure::new(chain(&error)))? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        let all = self.outcome.platforms.iter().map(|platform| made.form.keep(platform, self.services, &self.progress));
+        futures_util::future::try_join_all(all).await?;
+        self.services.store.tag_all(names, &made.top).map_err(|error| Failure::new(chain(&error)))
     }
 
     /// The names and, with `--tag-digest`, for each of their repositories one that says the digest.
@@ -223,16 +205,15 @@ impl Writer<'_> {
         if let Some(note) = ignored(output)? {
             self.progress.event(crate::build::Event::Note { step: None, text: &note });
         }
-        let is_kept = output.kind == OutputKind::Image && output.flag("store", true)?;
-        if is_kept || matches!(output.kind, OutputKind::Oci | OutputKind::Docker) {
+        if matches!(output.kind, OutputKind::Oci | OutputKind::Docker) {
             self.complete(&made).await?;
         }
-        if is_kept {
+        if output.kind == OutputKind::Image && output.flag("store", true)? {
             let mut names = names.clone();
             if output.flag("name-canonical", false)? {
                 names.extend(canonical(&names, &made.top));
             }
-            self.services.store.tag_all(&names, &made.top).map_err(|error| Failure::new(chain(&error)))?;
+            self.name(&made, &names).await?;
         }
         if is_pushed {
             let client = self.push(output, &made, &names).await?;
@@ -254,7 +235,7 @@ impl Writer<'_> {
 
     async fn push(&self, output: &OutputSpec, made: &Made, names: &[Reference]) -> Result<Client, Failure> {
         let stack = || self.outcome.platforms.iter().flat_map(|platform| platform.stack.iter());
-        let mut mount_from: Vec<Reference> = stack().filter_map(|layer| layer.came_with().cloned()).collect();
+        let mut mount_from: Vec<Reference> = stack().flat_map(|layer| layer.came_with(&self.services.store)).collect();
         mount_from.sort();
         mount_from.dedup();
         let bases: BTreeMap<Digest, Arc<Layer>> =

@@ -12,6 +12,7 @@ mod registry;
 mod server;
 mod user;
 mod web;
+mod witness;
 
 pub use bed::{Bed, Outcome, checkout};
 pub use bucket::{Buckets, KEY};
@@ -24,6 +25,7 @@ pub use registry::Registry;
 pub use server::Server;
 pub use user::{User, binary};
 pub use web::{Page, Web};
+pub use witness::Witness;
 
 use std::process::Command;
 
