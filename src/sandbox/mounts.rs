@@ -143,7 +143,7 @@ fn take(source: &Source, subpath: &Path, staging: &OwnedFd) -> io::Result<(Owned
         Source::Directory(path) => take_from(&RootDir::open(path)?, subpath),
         Source::Overlay(lowers) => match lowers.as_slice() {
             [single] => take_from(&RootDir::open(single)?, subpath),
-            _ => on_staging(staging, read_only_overlay(lowers)?, |root| take_from(root, subpath)),
+            _ => on_staging(staging, read_only_overlay(lowers, staging)?, |root| take_from(root, subpath)),
         },
     }
 }
@@ -160,10 +160,10 @@ fn take_from(root: &RootDir, subpath: &Path) -> io::Result<(OwnedFd, Shape)> {
     Ok((mountns::clone_tree(found)?, shape))
 }
 
-fn read_only_overlay(lowers: &[PathBuf]) -> io::Result<OwnedFd> {
+fn read_only_overlay(lowers: &[PathBuf], staging: &OwnedFd) -> io::Result<OwnedFd> {
     let opened = open_all(lowers)?;
     let lowers: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
-    mountns::overlay(&lowers, None, MountAttrFlags::MOUNT_ATTR_RDONLY)
+    mountns::overlay_on(&path_of(staging)?, &lowers, None, MountAttrFlags::MOUNT_ATTR_RDONLY)
 }
 
 /// What `subpath` means in an overlay over the whole source, whose upper directory nobody keeps.
@@ -172,7 +172,7 @@ fn discard(source: &Source, subpath: &Path, scratch: Option<&Path>, staging: &Ow
         Source::Directory(path) => std::slice::from_ref(path),
         Source::Overlay(lowers) => lowers,
     };
-    let make = |scratch: &RootDir| on_staging(staging, overlay_over(lowers, scratch)?, |root| take_from(root, subpath));
+    let make = |scratch: &RootDir| on_staging(staging, overlay_over(lowers, scratch, staging)?, |root| take_from(root, subpath));
     let (tree, shape) = match scratch {
         Some(scratch) => make(&RootDir::open(scratch)?)?,
         None => on_staging(staging, mountns::new_filesystem("tmpfs", &[("mode", "0700")], MountAttrFlags::empty())?, make)?,
@@ -180,7 +180,7 @@ fn discard(source: &Source, subpath: &Path, scratch: Option<&Path>, staging: &Ow
     Ok(Content::Tree(tree, shape))
 }
 
-fn overlay_over(lowers: &[PathBuf], scratch: &RootDir) -> io::Result<OwnedFd> {
+fn overlay_over(lowers: &[PathBuf], scratch: &RootDir, staging: &OwnedFd) -> io::Result<OwnedFd> {
     let opened = open_all(lowers)?;
     let lowers: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
     let make = |name: &str| -> io::Result<PathBuf> {
@@ -194,7 +194,13 @@ fn overlay_over(lowers: &[PathBuf], scratch: &RootDir) -> io::Result<OwnedFd> {
         recorded::give(&upper, stat.st_uid, stat.st_gid)?;
         std::fs::set_permissions(&upper, Permissions::from_mode(stat.st_mode & 0o7777))?;
     }
-    mountns::overlay(&lowers, Some(Upper { upper: &upper, work: &work, volatile: true }), MountAttrFlags::empty())
+    let upper = Some(Upper { upper: &upper, work: &work, volatile: true });
+    mountns::overlay_on(&path_of(staging)?, &lowers, upper, MountAttrFlags::empty())
+}
+
+/// Where a directory of ours is: the path of its descriptor would not lead to what is mounted there.
+fn path_of(directory: &OwnedFd) -> io::Result<PathBuf> {
+    std::fs::read_link(fd_path(directory.as_fd()))
 }
 
 fn open_all(paths: &[PathBuf]) -> io::Result<Vec<OwnedFd>> {

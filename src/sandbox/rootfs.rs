@@ -94,16 +94,7 @@ pub fn open(rootfs: &RootFs) -> Result<OpenRoot, InitError> {
             let opened = opened.during("open a lower directory")?;
             let lowers: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
             let upper = Some(Upper { upper, work, volatile: *volatile });
-            let mount = match mountns::overlay(&lowers, upper, MountAttrFlags::empty()) {
-                // No `lowerdir+`: mounted the old way, then taken off again as a detached copy.
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                    let mounted = mountns::overlay_by_mount(&lowers, upper, work).during("mount the overlay")?;
-                    let copy = mountns::clone_tree(&mounted).during("clone the overlay")?;
-                    mountns::detach(mounted).during("move the overlay")?;
-                    copy
-                }
-                result => result.during("mount the overlay")?,
-            };
+            let mount = mountns::overlay_on(work, &lowers, upper, MountAttrFlags::empty()).during("mount the overlay")?;
             Ok(OpenRoot { mount, staging })
         }
     }

@@ -104,18 +104,37 @@ pub struct Upper<'a> {
 /// Directories are named to the kernel by descriptor: long or odd paths need no escaping, and /proc/mounts in the
 /// overlay tells nothing about the host.
 pub fn overlay(lowers: &[BorrowedFd<'_>], upper: Option<Upper<'_>>, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+    match overlay_one_by_one(lowers, upper, attributes) {
+        // Before 6.7 there is no such option. From 6.5 on that is said at once, before only when all is there.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => overlay_joined(lowers, upper, attributes),
+        result => result,
+    }
+}
+
+/// The same for any number of lowers on kernels before 6.7 too. There it is mounted on `place` and taken off again, and the
+/// working directory changes.
+pub fn overlay_on(place: &Path, lowers: &[BorrowedFd<'_>], upper: Option<Upper<'_>>, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
+    match overlay(lowers, upper, attributes) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            let mounted = overlay_by_mount(lowers, upper, place)?;
+            let copy = clone_tree(&mounted)?;
+            detach(mounted)?;
+            add_attributes(&copy, attributes, false)?;
+            Ok(copy)
+        }
+        result => result,
+    }
+}
+
+fn overlay_one_by_one(lowers: &[BorrowedFd<'_>], upper: Option<Upper<'_>>, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for lower in lowers {
-        match rustix::mount::fsconfig_set_string(&context, "lowerdir+", by_fd(*lower)) {
-            // Before 6.7 there is no such option.
-            Err(Errno::INVAL) => return overlay_joined(lowers, upper, attributes),
-            result => result?,
-        }
+        rustix::mount::fsconfig_set_string(&context, "lowerdir+", by_fd(*lower))?;
     }
     finish_overlay(&context, upper, attributes)
 }
 
-/// The same with all lowers in one option, for kernels before 6.7. Takes as many as 255 bytes can name, about 15.
+/// With all lowers in one option, for kernels before 6.7. Takes as many as 255 bytes can name, about 15.
 pub fn overlay_joined(lowers: &[BorrowedFd<'_>], upper: Option<Upper<'_>>, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let names: Vec<String> = lowers.iter().map(|lower| by_fd(*lower)).collect();
