@@ -124,7 +124,11 @@ impl Group {
     fn add_controller(&mut self, controller: &str, own: &Own, name: &str, limits: &Limits) -> Result<(), String> {
         let base = match own.version {
             Version::V1 => own.directory.clone(),
-            Version::V2 => base_of_v2(&own.directory, controller)?,
+            Version::V2 => match self.unified_base() {
+                // A process is in one group only: two bases would leave the limits of the first behind.
+                Some(base) => enable_in(base, controller).map(|()| base.to_owned())?,
+                None => base_of_v2(&own.directory, controller)?,
+            },
         };
         remove_left_over(&base);
         let directory = base.join(name);
@@ -138,6 +142,10 @@ impl Group {
             Version::V2 => write::v2(controller, &directory, limits),
         };
         written.map_err(|(file, error)| format!("cannot write {file} of {}: {error}", directory.display()))
+    }
+
+    fn unified_base(&self) -> Option<&Path> {
+        self.parts.iter().find(|part| part.version == Version::V2)?.directory.parent()
     }
 
     /// Moves a process that has no children yet into the groups.
@@ -234,32 +242,38 @@ fn base_of_v2(own: &Path, controller: &str) -> Result<PathBuf, String> {
         Some(name) if name == leaf_name() => own.parent().unwrap_or(own),
         _ => own,
     };
-    let mut reason = match write::enable(own, controller) {
+    let reason = match make_room(own).map_err(|error| format!("{}: {error}", own.display())).and_then(|()| enable_in(own, controller)) {
         Ok(()) => return Ok(own.to_owned()),
-        Err(error) => format!("{} is not ours to divide: {error}", own.display()),
+        Err(reason) => reason,
     };
-    if move_to_leaf(own).is_ok() {
-        match write::enable(own, controller) {
-            Ok(()) => return Ok(own.to_owned()),
-            Err(error) => reason = format!("{} can't be divided: {error}", own.display()),
-        }
-    }
     match own.parent().filter(|parent| parent.join("cgroup.procs").exists()) {
         Some(parent) if write::is_unlimited(own) && write::enable(parent, controller).is_ok() => Ok(parent.to_owned()),
         _ => Err(reason),
     }
 }
 
+fn enable_in(base: &Path, controller: &str) -> Result<(), String> {
+    write::enable(base, controller).map_err(|error| format!("{} is not ours to divide: {error}", base.display()))
+}
+
 fn leaf_name() -> String {
     format!("rbuild-{}-self", std::process::id())
 }
 
-/// Leaves our group free of processes, if we are the only one in it.
-fn move_to_leaf(own: &Path) -> io::Result<()> {
+/// Leaves our group free of processes, if we are the only one in it. Some controllers could be enabled in one that is not,
+/// but then no process could be moved to the groups below.
+fn make_room(own: &Path) -> io::Result<()> {
+    // The one at the top of all has no type, and may be divided as it is.
+    if !own.join("cgroup.type").exists() {
+        return Ok(());
+    }
     let processes = fs::read_to_string(own.join("cgroup.procs"))?;
     let us = std::process::id().to_string();
     if processes.lines().any(|pid| pid != us) {
-        return Err(io::ErrorKind::ResourceBusy.into());
+        return Err(io::Error::other("other processes than rbuild are in it"));
+    }
+    if processes.is_empty() {
+        return Ok(());
     }
     let leaf = own.join(leaf_name());
     fs::create_dir(&leaf).or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })?;
@@ -285,6 +299,7 @@ mod tests {
     fn delegated(top: &Path, processes: &str) {
         fs::write(top.join("cgroup.controllers"), "cpuset cpu io memory pids\n").unwrap();
         fs::write(top.join("cgroup.subtree_control"), "memory\n").unwrap();
+        fs::write(top.join("cgroup.type"), "domain\n").unwrap();
         fs::write(top.join("cgroup.procs"), processes).unwrap();
     }
 
@@ -319,10 +334,30 @@ mod tests {
     fn we_leave_a_group_in_which_we_are_alone_and_no_other() {
         let top = tempfile::tempdir().unwrap();
         delegated(top.path(), &format!("{}\n", std::process::id()));
-        move_to_leaf(top.path()).unwrap();
+        make_room(top.path()).unwrap();
         assert_eq!(fs::read_to_string(top.path().join(leaf_name()).join("cgroup.procs")).unwrap(), std::process::id().to_string());
         delegated(top.path(), &format!("1\n{}\n", std::process::id()));
-        assert!(move_to_leaf(top.path()).is_err());
+        assert!(make_room(top.path()).is_err());
+    }
+
+    /// The kernel would let `pids` and `cpu` be enabled there, and then refuse every process in the groups below.
+    #[test]
+    fn a_group_with_other_processes_is_not_divided() {
+        let top = tempfile::tempdir().unwrap();
+        let own = top.path().join("session.scope");
+        fs::create_dir(&own).unwrap();
+        delegated(&own, &format!("1\n{}\n", std::process::id()));
+        let at = Own { version: Version::V2, directory: own.clone() };
+        let group = Group::make(&limits(), |_| Some(at.clone()));
+        let reason = format!("{}: other processes than rbuild are in it", own.display());
+        assert_eq!(group.missing, CONTROLLERS.map(|controller| (controller, reason.clone())));
+        assert_eq!(group.parts.len(), 0);
+        // Its parent is ours too: all limits are in one group of it.
+        delegated(top.path(), "");
+        let group = Group::make(&limits(), |_| Some(at.clone()));
+        assert_eq!((group.missing.len(), group.parts.len()), (0, 1));
+        assert_eq!(group.parts[0].directory.parent(), Some(top.path()));
+        fs::remove_dir_all(&group.parts[0].directory).unwrap();
     }
 
     #[test]
