@@ -178,12 +178,6 @@ impl Services {
     /// emulators from nowhere, no cache elsewhere. Raises the process's limit of open files.
     pub fn new(store: Store, client: Client, entered: &Entered, sources: SourceOptions) -> std::io::Result<Self> {
         let threads = crate::sys::process::processors();
-        // Opened again only if a step needs the network: what is kept for ever would keep its leases too.
-        let root = store.root().to_owned();
-        crate::sandbox::network::start_in(Box::new(move || {
-            let scratch = Store::open(&root).and_then(|store| store.scratch()).map_err(std::io::Error::other)?;
-            Ok((scratch.path().to_owned(), Box::new(scratch)))
-        }));
         Ok(Self {
             offline: sources.offline,
             sources: Arc::new(Sources::new(store.clone(), sources)),

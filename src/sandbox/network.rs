@@ -21,6 +21,7 @@ use nix::sched::CloneFlags;
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
     fs::{CWD, FileType, Mode, OFlags},
+    mount::MountAttrFlags,
 };
 use serde::{Deserialize, Serialize};
 
@@ -66,27 +67,6 @@ pub(super) enum Attachment {
 static DEFAULT: OnceLock<DefaultNetwork> = OnceLock::new();
 
 static PUBLISHED: OnceLock<Vec<Published>> = OnceLock::new();
-
-/// Makes a directory: its path, and what it goes with.
-pub type MakeDirectory = Box<dyn Fn() -> io::Result<(PathBuf, Box<dyn Send>)> + Send + Sync>;
-
-static DIRECTORY: OnceLock<MakeDirectory> = OnceLock::new();
-
-/// Where the network may put two files while it starts. Whoever makes the directory also clears it away when we are killed
-/// meanwhile. Without this it is one in the system's place for temporary files.
-pub fn start_in(make: MakeDirectory) {
-    let _ = DIRECTORY.set(make);
-}
-
-fn directory() -> io::Result<(PathBuf, Box<dyn Send>)> {
-    match DIRECTORY.get() {
-        Some(make) => make(),
-        None => {
-            let directory = tempfile::Builder::new().prefix("rbuild-net-").tempdir()?;
-            Ok((directory.path().to_owned(), Box::new(directory)))
-        }
-    }
-}
 
 /// A port of the host that leads to one of the private network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,18 +156,44 @@ fn start(reaches_host: bool) -> io::Result<OwnedFd> {
 
 /// Makes the namespace and connects it.
 fn connect(reaches_host: bool) -> io::Result<(OwnedFd, Child)> {
-    let (directory, _held) = directory()?;
-    let place = directory.join("net");
+    let Places { namespace: place, ready } = private_places()?;
     // A thread of its own: it cannot come back into a network namespace that belongs to the host.
     let made = thread::scope(|scope| scope.spawn(|| make_namespace(&place)).join());
     let namespace = made.unwrap_or_else(|_| Err(io::Error::other("the namespace thread ended")))?;
-    let ready = directory.join("ready");
     rustix::fs::mknodat(CWD, &ready, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
     let ready_reader = rustix::fs::open(&ready, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
-    let started = start_pasta(&place, &ready, reaches_host).and_then(|pasta| wait_until_ready(pasta, &ready_reader));
-    // It has what it needs; nothing stays behind on disk.
-    rustix::mount::unmount(&place, rustix::mount::UnmountFlags::DETACH)?;
-    Ok((namespace, started?))
+    let pasta = start_pasta(&place, &ready, reaches_host).and_then(|pasta| wait_until_ready(pasta, &ready_reader))?;
+    Ok((namespace, pasta))
+}
+
+/// Two files for pasta.
+struct Places {
+    namespace: PathBuf,
+    ready: PathBuf,
+}
+
+/// Where AppArmor's profile of pasta, which distributions enforce, lets it open a namespace and write its process id: below
+/// /run/user and /tmp, covered for this thread and what it starts, so that nobody else sees the files and no disk keeps them.
+fn private_places() -> io::Result<Places> {
+    // Of this thread alone, and of its children.
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
+    mountns::make_all_private()?;
+    let temporary = ["/tmp", "/var/tmp", "/dev/shm"].map(Path::new).into_iter().find(|path| path.is_dir());
+    let temporary = temporary.ok_or_else(|| io::Error::other("there is no /tmp"))?;
+    cover(temporary)?;
+    let run = Path::new("/run/user");
+    let namespaces = if run.is_dir() { run.join("0/netns") } else { temporary.join("netns") };
+    if namespaces.starts_with(run) {
+        cover(run)?;
+    }
+    std::fs::create_dir_all(&namespaces)?;
+    Ok(Places { namespace: namespaces.join("rbuild"), ready: temporary.join("rbuild.pid") })
+}
+
+fn cover(directory: &Path) -> io::Result<()> {
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let empty = mountns::new_filesystem("tmpfs", &[("size", "64k"), ("mode", "0700")], attributes)?;
+    mountns::attach(empty, mountns::open_directory(directory)?)
 }
 
 /// A new network namespace, also mounted at `place`: pasta gives up its rights before it opens the namespace, which it
