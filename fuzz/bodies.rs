@@ -2,7 +2,13 @@
 //! `tests/fuzz.rs`, which runs a few thousand seeded mutations on every change.
 //! A body panics when a promise is broken; what is refused is fine.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use rbuild::{
     context,
@@ -103,10 +109,12 @@ pub fn layer(data: &[u8]) {
         std::os::unix::fs::symlink("/", lower.join("root")).unwrap();
         std::os::unix::fs::symlink("../../..", lower.join("up")).unwrap();
         fs::create_dir(&dest).unwrap();
+        let before = seen(&lower);
         let ownership = Ownership::Record;
         let options = ApplyOptions { ownership, limits: limits() };
         let lowers = || RootDir::open(&lower).map(|root| vec![root]);
         let _ = apply_layer(&data[..], &RootDir::open(&dest).unwrap(), &lowers, &options);
+        assert_eq!(seen(&lower), before, "a layer below was changed");
         assert_eq!(fs::read(lower.join("d/f")).unwrap(), b"below", "a layer below was changed");
     });
 }
@@ -131,16 +139,38 @@ fn with_checksums(data: &[u8]) -> Vec<u8> {
     data
 }
 
-/// Runs `body` in a directory of a directory, and looks whether only the inner one changed.
+/// Runs `body` in a directory far below another, and looks whether anything but the inner one changed: the directories
+/// that a link with some `..` reaches, a file beside it, and the names in `/`.
 fn beside_nothing(body: impl FnOnce(&Path)) {
     let outside = tempfile::tempdir().unwrap();
-    let inside = outside.path().join("inside");
-    fs::create_dir(&inside).unwrap();
-    fs::write(outside.path().join("canary"), "untouched").unwrap();
+    let beside = outside.path().join("a/b/c");
+    let inside = beside.join("inside");
+    fs::create_dir_all(&inside).unwrap();
+    fs::write(beside.join("canary"), "untouched").unwrap();
+    let before = (seen(outside.path()), names(Path::new("/")));
     body(&inside);
-    let names: Vec<_> = fs::read_dir(outside.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(names.len(), 2, "something was written outside: {names:?}");
-    assert_eq!(fs::read(outside.path().join("canary")).unwrap(), b"untouched");
-    assert!(!Path::new("/rbuild-fuzz-escape").exists(), "something was written at an absolute path");
+    assert_eq!((seen(outside.path()), names(Path::new("/"))), before, "something was written outside");
+    assert_eq!(fs::read(beside.join("canary")).unwrap(), b"untouched");
     let _ = rbuild::sys::remove::remove_tree(&inside);
+}
+
+/// What is below a directory and when it was changed in any way, but for what is in `inside`; no link is followed.
+fn seen(top: &Path) -> Vec<(PathBuf, u32, u64, i64, i64)> {
+    let mut found = Vec::new();
+    let mut left = vec![top.to_owned()];
+    while let Some(path) = left.pop() {
+        if path.ends_with("inside") {
+            continue;
+        }
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        if metadata.is_dir() {
+            left.extend(names(&path).into_iter().map(|name| path.join(name)));
+        }
+        found.push((path, metadata.mode(), metadata.nlink(), metadata.ctime(), metadata.ctime_nsec()));
+    }
+    found
+}
+
+fn names(directory: &Path) -> BTreeSet<OsString> {
+    fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect()
 }

@@ -1,4 +1,4 @@
-//! See `context_archive` in `bodies.rs`. `cargo +nightly fuzz run context_archive -- -timeout=1 -max_len=65536`
+//! See `context_archive` in `bodies.rs`. `cargo +nightly fuzz run context_archive -- -timeout=1 -max_len=65536 -rss_limit_mb=512 -malloc_limit_mb=64`
 #![no_main]
 
 #[path = "../bodies.rs"]
