@@ -353,6 +353,8 @@ mod tests {
                     let _ = rustix::fs::renameat_with(rustix::fs::CWD, &real, rustix::fs::CWD, &link, rustix::fs::RenameFlags::EXCHANGE);
                 }
             });
+            // Also when an assertion fails: the scope waits for its threads.
+            let _stop = Stop(&stop);
             let rounds = std::env::var("RBUILD_RACE_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20_000);
             for _ in 0..rounds {
                 let walked = walk(root.as_fd(), &mut take, &mut |entry| {
@@ -366,7 +368,15 @@ mod tests {
                 });
                 walked.unwrap();
             }
-            stop.store(true, Ordering::Relaxed);
         });
+    }
+
+    /// Ends what asks for it, whichever way its owner ends.
+    struct Stop<'a>(&'a AtomicBool);
+
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
     }
 }

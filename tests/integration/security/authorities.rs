@@ -2,12 +2,12 @@
 
 use std::{
     io::Read,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
 use super::Stand;
-use crate::support::{Image, Layer, skip, tool};
+use crate::support::{Image, Layer, program_tree, skip, tool};
 
 /// A web server on loopback whose certificate a private authority has signed: `openssl s_server`.
 struct Https {
@@ -57,26 +57,13 @@ fn trace(pem: &Path) -> String {
     std::fs::read_to_string(pem).unwrap().lines().nth(3).unwrap().to_owned()
 }
 
-/// curl and the libraries that it needs, as files of a layer's tree.
-fn curl_tree(tree: &Path) -> Option<()> {
-    let listed = Command::new("ldd").arg("/usr/bin/curl").output().ok().filter(|output| output.status.success())?;
-    let listed = String::from_utf8(listed.stdout).ok()?;
-    let libraries = listed.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
-    for path in libraries.chain([PathBuf::from("/usr/bin/curl")]) {
-        let target = tree.join(path.strip_prefix("/").unwrap());
-        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
-        std::fs::copy(std::fs::canonicalize(&path).ok()?, target).ok()?;
-    }
-    Some(())
-}
-
 #[test]
 fn a_private_authority_is_trusted_during_a_step_and_in_no_layer() {
     for stand in Stand::each() {
         let bed = &stand.bed;
         let Some(server) = Https::start(&bed.path("out")) else { return skip("openssl makes the certificates") };
         let tree = bed.path("context/tree");
-        if curl_tree(&tree).is_none() {
+        if program_tree("/usr/bin/curl", &tree).is_none() {
             return skip("no curl to be the client");
         }
         bed.user.own(&bed.path("context"));

@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::Stand;
+use crate::support::{program_tree, skip};
 
 /// A step on these rungs has a root of its own mounts and a /proc of its own processes.
 fn has_namespaces(stand: &Stand) -> bool {
@@ -205,6 +206,43 @@ fn item_37_networks() {
             let built = stand.lines(&format!("RUN --network=none ls /sys/class/net; {look}; true"), &[]);
             built.succeeds().does_not_say("REACHED IT").says("abstract 0").says("lo");
         }
+    }
+}
+
+/// The default network is the host's on the `chroot` rung, and elsewhere without pasta: its abstract sockets stay out of reach.
+#[test]
+fn item_37_abstract_sockets_outside_are_out_of_reach_on_every_rung() {
+    const REFUSED: &str = "1";
+    const NOBODY_THERE: &str = "111";
+    let name = format!("rbuild-test-step-{}", std::process::id());
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+    let _listener = UnixListener::bind_addr(&address).unwrap();
+    let connect = |name: &str| {
+        format!(
+            "/usr/bin/perl -e 'socket(S, 1, 1, 0) or die; $ok = connect(S, pack(\"Sa*\", 1, \"\\0{name}\")); print \"reached: \", $ok ? \"yes\" : $! + 0, \".\\n\"'"
+        )
+    };
+    for stand in Stand::each() {
+        let bed = &stand.bed;
+        if program_tree("/usr/bin/perl", &bed.path("context/tree")).is_none() {
+            return skip("no perl to be the client");
+        }
+        bed.user.own(&bed.path("context"));
+        let built = stand.lines(&format!("COPY tree /\nRUN {}", connect(&name)), &["--network", "default"]);
+        built.succeeds();
+        let doctor = bed.run(&["--rung", stand.rung, "doctor"]).out;
+        let is_open = |gate: &str| doctor.lines().any(|line| line.starts_with(&format!("ok  {gate} ")));
+        let expected = match (has_namespaces(&stand) && is_open("network"), is_open("landlock")) {
+            (true, _) => NOBODY_THERE,
+            (false, true) => REFUSED,
+            (false, false) => {
+                eprintln!("not tried on {}: no private network and no Landlock scopes (Linux 6.12) here", stand.rung);
+                continue;
+            }
+        };
+        built.says(&format!("reached: {expected}.\n"));
+        let asked = stand.lines(&format!("COPY tree /\nRUN --network=host {}", connect(&name)), &["--allow", "network.host"]);
+        asked.succeeds().says("reached: yes.\n");
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
@@ -182,4 +183,17 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
+}
+
+/// A program of this machine and the libraries that it needs, as files of a layer's tree. None where there is no such program.
+pub fn program_tree(program: &str, tree: &Path) -> Option<()> {
+    let listed = Command::new("ldd").arg(program).output().ok().filter(|output| output.status.success())?;
+    let listed = String::from_utf8(listed.stdout).ok()?;
+    let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
+    for path in libraries.chain([program]).map(Path::new) {
+        let target = tree.join(path.strip_prefix("/").unwrap());
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::copy(fs::canonicalize(path).ok()?, target).ok()?;
+    }
+    Some(())
 }

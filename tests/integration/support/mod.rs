@@ -18,7 +18,7 @@ pub use bed::{Bed, Outcome, checkout};
 pub use bucket::{Buckets, KEY};
 pub use container::{Container, shell};
 pub use fake::{FakeRegistry, Reply, Request};
-pub use image::{Image, Layer, digest, seal};
+pub use image::{Image, Layer, digest, program_tree, seal};
 pub use lines::Lines;
 pub use pty::Pty;
 pub use registry::Registry;
