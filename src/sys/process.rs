@@ -81,7 +81,8 @@ pub fn vfork<F: FnOnce() -> i32>(child: F) -> io::Result<Pid> {
     Ok(Pid::from_raw(pid))
 }
 
-/// Memory that a child runs on; whoever grows out of it meets a page that can't be touched.
+/// Memory that a child runs on; whoever grows out of it meets a page that can't be touched. It is not given back: to take
+/// memory away interrupts all processors, and who has borrowed its own to a child soon ends.
 struct Stack {
     bottom: *mut libc::c_void,
 }
@@ -97,10 +98,9 @@ impl Stack {
         if bottom == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let stack = Self { bottom };
         // SAFETY: the lowest pages of the memory just made.
         match unsafe { libc::mprotect(bottom, Self::GUARD_BYTES, libc::PROT_NONE) } {
-            0 => Ok(stack),
+            0 => Ok(Self { bottom }),
             _ => Err(io::Error::last_os_error()),
         }
     }
@@ -108,13 +108,6 @@ impl Stack {
     /// Stacks grow downwards.
     fn top(&self) -> *mut libc::c_void {
         self.bottom.wrapping_byte_add(Self::SIZE_BYTES)
-    }
-}
-
-impl Drop for Stack {
-    fn drop(&mut self) {
-        // SAFETY: made by `new`, and its child no longer runs on it.
-        unsafe { libc::munmap(self.bottom, Self::SIZE_BYTES) };
     }
 }
 
