@@ -70,6 +70,7 @@ fn build_and_show(cli: &Cli, args: &BuildArgs, found: &mut Found) -> Result<Exit
             return call.answer(&request, &services, &(steps.clone() as Arc<dyn build::Progress>)).await.map(Err);
         }
         watcher.look_at_args(&request);
+        greet(&wanted, &services)?;
         if let Some(text) = services::rung_note(&entered) {
             build::Progress::event(&*steps, build::Event::Note { step: None, text: &text });
         }
@@ -153,6 +154,19 @@ pub fn wanted(args: &BuildArgs) -> Result<write::Wanted, Failure> {
         reproducible: args.reproducible,
         tag_digest: args.tag_digest,
     })
+}
+
+/// Meets the registries that are pushed to while the build goes on.
+fn greet(wanted: &write::Wanted, services: &build::Services) -> Result<(), Failure> {
+    for output in &wanted.outputs {
+        if output.is_pushed()? && !output.flag("registry.insecure", false)? {
+            for name in wanted.names(output)? {
+                let client = services.client.clone();
+                drop(tokio::spawn(async move { client.greet(&name).await }));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The client of an output: one of its own if it is to be less strict.

@@ -86,12 +86,15 @@ pub async fn has_statement(client: &Client, name: &Reference, subject: &Descript
 }
 
 /// Makes a pushed statement findable where the registry doesn't list referrers by itself: in an index under a tag made of
-/// the subject's digest, as the distribution specification has it.
-pub async fn list_referrer(client: &Client, name: &Reference, subject: &Descriptor, referrer: &Descriptor) -> Result<()> {
-    let mut index = client.referrers(name, &subject.digest, None).await?;
-    if index.manifests.iter().any(|known| known.digest == referrer.digest) {
-        return Ok(());
-    }
+/// the subject's digest, as the distribution specification has it. `list` is what is there, of [`Client::referrers_tag`].
+pub async fn list_referrer(
+    client: &Client,
+    name: &Reference,
+    subject: &Descriptor,
+    referrer: &Descriptor,
+    list: Option<Index>,
+) -> Result<()> {
+    let Some(mut index) = list.filter(|list| list.manifests.iter().all(|known| known.digest != referrer.digest)) else { return Ok(()) };
     index.manifests.push(referrer.clone());
     let index = Index { schema_version: 2, media_type: media_type::OCI_INDEX.to_owned(), ..index };
     let tag = subject.digest.as_str().replace(':', "-");

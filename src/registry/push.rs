@@ -119,23 +119,35 @@ impl Client {
     /// there are none.
     pub async fn referrers(&self, reference: &Reference, digest: &Digest, artifact_type: Option<&str>) -> Result<Index, Error> {
         let mut index = match self.listed_referrers(reference, digest).await {
-            // A registry without the API keeps the list under a tag made of the digest.
-            Err(Error::NotFound { .. }) => match self.resolve(&reference.with_tag(&digest.as_str().replace(':', "-"))).await {
-                Ok(resolved) => serde_json::from_slice(&resolved.bytes).map_err(|error| malformed(&resolved.host, error))?,
-                Err(Error::NotFound { .. }) => Index {
-                    schema_version: 2,
-                    media_type: crate::oci::media_type::OCI_INDEX.to_owned(),
-                    manifests: Vec::new(),
-                    annotations: Default::default(),
-                },
-                Err(error) => return Err(error),
-            },
+            Err(Error::NotFound { .. }) => self.tagged_referrers(reference, digest).await?,
             other => other?,
         };
         if let Some(wanted) = artifact_type {
             index.manifests.retain(|descriptor| descriptor.artifact_type.as_deref() == Some(wanted));
         }
         Ok(index)
+    }
+
+    /// The list under a tag that a registry without the referrers API keeps; None where the registry lists by itself.
+    pub async fn referrers_tag(&self, reference: &Reference, digest: &Digest) -> Result<Option<Index>, Error> {
+        match self.listed_referrers(reference, digest).await {
+            Err(Error::NotFound { .. }) => self.tagged_referrers(reference, digest).await.map(Some),
+            other => other.map(|_| None),
+        }
+    }
+
+    /// A registry without the API keeps the list under a tag made of the digest.
+    async fn tagged_referrers(&self, reference: &Reference, digest: &Digest) -> Result<Index, Error> {
+        match self.resolve(&reference.with_tag(&digest.as_str().replace(':', "-"))).await {
+            Ok(resolved) => serde_json::from_slice(&resolved.bytes).map_err(|error| malformed(&resolved.host, error)),
+            Err(Error::NotFound { .. }) => Ok(Index {
+                schema_version: 2,
+                media_type: crate::oci::media_type::OCI_INDEX.to_owned(),
+                manifests: Vec::new(),
+                annotations: Default::default(),
+            }),
+            Err(error) => Err(error),
+        }
     }
 
     /// All pages of what the registry lists by itself.
@@ -180,6 +192,14 @@ impl Client {
         let body = read_limited(response, &endpoint.host, "a list", 4 << 20, self.inner.options.timeouts.stall).await?;
         let value = serde_json::from_slice(&body).map_err(|error| malformed(&endpoint.host, error))?;
         Ok((value, next))
+    }
+
+    /// Finds out how `reference`'s registry is spoken to, so that a push does not wait for that. Failing is for the push.
+    pub async fn greet(&self, reference: &Reference) {
+        let host = self.push_endpoint(reference).and_then(|endpoint| self.host(&endpoint));
+        if let Ok(host) = host {
+            let _ = host.base(self.inner.options.timeouts.response).await;
+        }
     }
 
     pub(super) fn push_endpoint(&self, reference: &Reference) -> Result<Endpoint, Error> {

@@ -44,13 +44,17 @@ fn another_store_takes_all_steps_from_a_bucket() {
 fn what_is_asked_of_a_bucket_is_signed() {
     let Some(server) = Buckets::stand_in() else { return };
     let bed = Bed::caller();
-    let (_, place) = bucket(&bed, server);
+    let (bucket, place) = bucket(&bed, server);
     bed.dockerfile("FROM scratch\nCOPY Dockerfile /\n");
     for name in ["plain", "a b+c~d*e(f)=g", "ü%41", "main@1:2/x"] {
         for (number, token) in ["", ",session_token=abc/def+ghi=="].into_iter().enumerate() {
             let place = format!("{place}{token},name={number}{name}");
             bed.build(&["--cache-to", &place]).succeeds();
             bed.build(&["--no-cache", "--cache-from", &place]).succeeds().does_not_say("is not used");
+            // Under its own name, not an encoded one.
+            let key = format!("ci/manifests/{number}{name}");
+            let objects = server.objects(&bucket);
+            assert!(objects.iter().any(|(found, _)| *found == key), "{key} in {objects:?}");
         }
     }
     let forged = place.replace(KEY.1, "0f-n0b0dy");

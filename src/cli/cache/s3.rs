@@ -111,11 +111,11 @@ pub struct S3 {
 
 impl S3 {
     fn manifest(&self, name: &str) -> Path {
-        Path::from(format!("{}{}{name}", self.bucket.prefix, self.bucket.manifests_prefix))
+        key(format!("{}{}{name}", self.bucket.prefix, self.bucket.manifests_prefix))
     }
 
     fn blob(&self, digest: &Digest) -> Path {
-        Path::from(format!("{}{}{digest}", self.bucket.prefix, self.bucket.blobs_prefix))
+        key(format!("{}{}{digest}", self.bucket.prefix, self.bucket.blobs_prefix))
     }
 
     /// The manifest of the cache.
@@ -190,6 +190,12 @@ impl S3 {
         }
         Ok(())
     }
+}
+
+/// An object's name as it is written: `Path::from` would encode what the request encodes again. What is no path as that
+/// type has it, such as one with an empty part, is made one.
+fn key(text: String) -> Path {
+    Path::parse(&text).unwrap_or_else(|_| Path::from(text))
 }
 
 /// In one line: servers send a document with every refusal.

@@ -1,16 +1,32 @@
 //! Statements to where the image goes: beside it in a registry, above it in an index, as files among files.
 
-use super::{Failure, Made, Writer, nothing_more, push, registry::by_repository};
+use std::sync::Arc;
+
+use super::{
+    Failure, Made, Writer, nothing_more, push,
+    registry::{by_repository, push_manifest},
+};
 use crate::{
     build::chain,
     cli::{
         attest::{Statement, Subjects},
         outputs::OutputSpec,
     },
-    export::{self, ExportError},
+    export::{self, ExportError, Pusher},
     oci::{Descriptor, Reference, media_type},
     registry::Client,
 };
+
+/// What is known and done of the provenance of an image in one repository before the image is there.
+#[derive(Default)]
+pub(super) struct Begun {
+    /// Whether there is one that nobody asked for; None if the registry did not say.
+    is_stated: Option<bool>,
+    /// Its manifest, whose blobs are on their way.
+    provenance: Option<Descriptor>,
+    /// Whether those have arrived.
+    are_blobs_sent: bool,
+}
 
 impl Writer<'_> {
     /// Makes the image an index of its manifests and of what is stated about each.
@@ -31,9 +47,32 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// Begins, while the image itself is pushed, what [`Writer::put_beside`] ends. What fails here is done again there.
+    pub(super) async fn begin_beside(&self, made: &Made, names: &[Reference], client: &Client) -> Vec<Begun> {
+        let groups = by_repository(names);
+        let begun = groups.iter().map(|group| self.begin_group(made, group, client));
+        futures_util::future::join_all(begun).await
+    }
+
+    async fn begin_group(&self, made: &Made, group: &[Reference], client: &Client) -> Begun {
+        let Ok(is_stated) = self.is_stated_at(made, group, client).await else { return Begun::default() };
+        if is_stated {
+            return Begun { is_stated: Some(true), ..Begun::default() };
+        }
+        let Ok(provenance) = self.write_provenance(made, group) else { return Begun::default() };
+        if let Some(attestation) = &provenance {
+            let quiet: export::PushListener = Arc::new(|_, _| ());
+            let pusher = Pusher { client, store: &self.services.store, obtain: &*nothing_more(), listener: quiet };
+            if pusher.push_blobs(attestation, &group[0]).await.is_ok() {
+                return Begun { is_stated: Some(false), provenance, are_blobs_sent: true };
+            }
+        }
+        Begun { is_stated: Some(false), provenance, are_blobs_sent: false }
+    }
+
     /// Pushes what is stated about an image that was pushed. What nobody asked for fails nobody's push.
-    pub(super) async fn put_beside(&self, made: &Made, names: &[Reference], client: &Client) -> Result<(), Failure> {
-        match self.try_put_beside(made, names, client).await {
+    pub(super) async fn put_beside(&self, made: &Made, names: &[Reference], client: &Client, begun: Vec<Begun>) -> Result<(), Failure> {
+        match self.try_put_beside(made, names, client, begun).await {
             Err(failure) if self.attester.wanted.is_default => {
                 let text = format!("warning: the provenance was not put beside the image: {}", failure.message);
                 self.attester.note(self.steps, &text);
@@ -43,10 +82,10 @@ impl Writer<'_> {
         }
     }
 
-    async fn try_put_beside(&self, made: &Made, names: &[Reference], client: &Client) -> Result<(), Failure> {
+    async fn try_put_beside(&self, made: &Made, names: &[Reference], client: &Client, begun: Vec<Begun>) -> Result<(), Failure> {
         self.complete_for_sbom(made).await?;
         let store = &self.services.store;
-        for group in by_repository(names) {
+        for (group, begun) in by_repository(names).into_iter().zip(begun) {
             let mut all: Vec<(Descriptor, Descriptor)> = Vec::new();
             for (image, manifest) in &made.images {
                 let subjects = Subjects::image(&group, &[manifest]);
@@ -57,29 +96,61 @@ impl Writer<'_> {
                     ));
                 }
             }
-            // Nobody asked: an image that is pushed again and again has one, not many.
-            if self.attester.wanted.is_default
-                && let Some(options) = &self.attester.wanted.provenance
-                && export::has_statement(client, &group[0], &made.top, options.predicate_type()).await.map_err(fail)?
-            {
+            let is_stated = match begun.is_stated {
+                Some(known) => known,
+                None => self.is_stated_at(made, &group, client).await?,
+            };
+            if is_stated {
                 continue;
             }
-            let mut about = vec![&made.top];
-            if media_type::is_index(&made.top.media_type) {
-                about.extend(made.images.iter().map(|(_, manifest)| manifest));
-            }
-            if let Some(provenance) = self.attester.provenance(&Subjects::image(&group, &about)) {
-                let written = export::write_attestation(store, &made.top, provenance.predicate_type, &provenance.bytes);
-                all.push((made.top.clone(), written.map_err(fail)?));
-            }
-            for (subject, attestation) in all {
+            let provenance = match begun.provenance {
+                Some(written) => Some(written),
+                None => self.write_provenance(made, &group)?,
+            };
+            all.extend(provenance.map(|attestation| (made.top.clone(), attestation)));
+            let count = all.len();
+            for (number, (subject, attestation)) in all.into_iter().enumerate() {
                 let name = group[0].with_digest(attestation.digest.clone());
-                push(&attestation, std::slice::from_ref(&name), &[], &*nothing_more(), client, self.services, self.steps).await?;
-                export::list_referrer(client, &name, &subject, &attestation).await.map_err(fail)?;
+                let (names, obtain) = (std::slice::from_ref(&name), nothing_more());
+                // The last one is the provenance.
+                let only_manifest = begun.are_blobs_sent && number + 1 == count;
+                let push_it = async {
+                    match only_manifest {
+                        true => push_manifest(&attestation, &name, client, self.services, self.steps).await,
+                        false => push(&attestation, names, &[], &*obtain, client, self.services, self.steps).await,
+                    }
+                };
+                // The list is asked for meanwhile: it is as new as can be without waiting for it.
+                let (pushed, list) = tokio::join!(push_it, client.referrers_tag(&name, &subject.digest));
+                pushed?;
+                let list = list.map_err(|error| fail(error.into()))?;
+                export::list_referrer(client, &name, &subject, &attestation, list).await.map_err(fail)?;
             }
         }
         self.is_stated.set(true);
         Ok(())
+    }
+
+    /// Whether a repository has the provenance that nobody asked for: an image that is pushed again and again has one,
+    /// not many.
+    async fn is_stated_at(&self, made: &Made, group: &[Reference], client: &Client) -> Result<bool, Failure> {
+        match &self.attester.wanted.provenance {
+            Some(options) if self.attester.wanted.is_default => {
+                export::has_statement(client, &group[0], &made.top, options.predicate_type()).await.map_err(fail)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Writes how the image was made into the store, if that is wanted.
+    fn write_provenance(&self, made: &Made, group: &[Reference]) -> Result<Option<Descriptor>, Failure> {
+        let mut about = vec![&made.top];
+        if media_type::is_index(&made.top.media_type) {
+            about.extend(made.images.iter().map(|(_, manifest)| manifest));
+        }
+        let Some(provenance) = self.attester.provenance(&Subjects::image(group, &about)) else { return Ok(None) };
+        let store = &self.services.store;
+        export::write_attestation(store, &made.top, provenance.predicate_type, &provenance.bytes).map(Some).map_err(fail)
     }
 
     /// What is stated about files, to lie among them: only if somebody asked for it.

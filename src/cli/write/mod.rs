@@ -216,9 +216,13 @@ impl Writer<'_> {
             self.name(&made, &names).await?;
         }
         if is_pushed {
-            let client = self.push(output, &made, &names).await?;
-            if !is_in_index {
-                self.put_beside(&made, &names, &client).await?;
+            let client = (self.client_of)(output)?;
+            if is_in_index {
+                self.push(output, &made, &names, &client).await?;
+            } else {
+                let (pushed, begun) = tokio::join!(self.push(output, &made, &names, &client), self.begin_beside(&made, &names, &client));
+                pushed?;
+                self.put_beside(&made, &names, &client, begun).await?;
             }
         }
         if matches!(output.kind, OutputKind::Oci | OutputKind::Docker) {
@@ -233,7 +237,7 @@ impl Writer<'_> {
         Ok(names)
     }
 
-    async fn push(&self, output: &OutputSpec, made: &Made, names: &[Reference]) -> Result<Client, Failure> {
+    async fn push(&self, output: &OutputSpec, made: &Made, names: &[Reference], client: &Client) -> Result<(), Failure> {
         let stack = || self.outcome.platforms.iter().flat_map(|platform| platform.stack.iter());
         let mut mount_from: Vec<Reference> = stack().flat_map(|layer| layer.came_with(&self.services.store)).collect();
         mount_from.sort();
@@ -250,13 +254,11 @@ impl Writer<'_> {
             }
             .boxed()
         });
-        let client = (self.client_of)(output)?;
         let names: Vec<Reference> = match output.flag("push-by-digest", false)? {
             true => names.iter().map(|name| name.with_digest(made.top.digest.clone())).collect(),
             false => names.to_vec(),
         };
-        push(&made.top, &names, &mount_from, &*obtain, &client, self.services, self.steps).await?;
-        Ok(client)
+        push(&made.top, &names, &mount_from, &*obtain, client, self.services, self.steps).await
     }
 
     async fn write_archive(&self, output: &OutputSpec, top: &Descriptor, options: &LayoutOptions) -> Result<(), Failure> {

@@ -32,17 +32,34 @@ pub async fn push(
 ) -> Result<(), Failure> {
     let mut mount_from = mount_from.to_vec();
     for group in by_repository(names) {
-        let shown: Vec<String> = group.iter().map(ToString::to_string).collect();
-        let title = format!("pushing {} to {}", short(&top.digest), shown.join(" "));
         let push = async |step: StepId| {
             let listener = listener(step, steps.clone());
             let pusher = Pusher { client, store: &services.store, obtain, listener };
             pusher.push(top, &group, &mount_from).await.map_err(|error| failure(&group[0], &error))
         };
-        steps.step(&title, push).await?;
+        steps.step(&title(top, &group), push).await?;
         mount_from.push(group[0].clone());
     }
     Ok(())
+}
+
+/// Pushes a manifest of which the registry has the blobs.
+pub async fn push_manifest(
+    manifest: &Descriptor,
+    name: &Reference,
+    client: &Client,
+    services: &Services,
+    steps: &Arc<Steps>,
+) -> Result<(), Failure> {
+    let (obtain, listener): (Box<Obtain>, crate::export::PushListener) = (nothing_more(), Arc::new(|_, _| ()));
+    let pusher = Pusher { client, store: &services.store, obtain: &*obtain, listener };
+    let push = async |_| pusher.push_manifest(name, manifest).await.map_err(|error| failure(name, &error));
+    steps.step(&title(manifest, std::slice::from_ref(name)), push).await
+}
+
+fn title(top: &Descriptor, names: &[Reference]) -> String {
+    let shown: Vec<String> = names.iter().map(ToString::to_string).collect();
+    format!("pushing {} to {}", short(&top.digest), shown.join(" "))
 }
 
 pub fn by_repository(names: &[Reference]) -> Vec<Vec<Reference>> {
