@@ -18,6 +18,7 @@ use crate::{
         inputs::Files,
         key::source_name,
         layer::{blocking, directories, on_lowers, open_roots},
+        pack::Packed,
         recorder::usage,
     },
     dockerfile::{chmod::Chmod, ignore::Matcher, suggest},
@@ -52,6 +53,30 @@ impl Opened {
     }
 }
 
+/// A COPY that is about to be carried out.
+pub(super) struct OpenedCopy {
+    pub engine: Arc<Engine>,
+    pub id: VertexId,
+    pub op: CopyOp,
+    pub opened: Vec<Opened>,
+}
+
+impl OpenedCopy {
+    /// Copies, and lets `write` make a layer of it. What both took is noted once that is done.
+    pub fn carry_out<T>(&self, mut root: LayeredRoot, write: impl FnOnce() -> Result<T, BuildError>) -> Result<T, BuildError> {
+        let Self { engine, id, op, opened } = self;
+        let before = usage(UsageWho::RUSAGE_THREAD);
+        let flags = Flags::of(op)?;
+        let owner = resolve_owner(op, (!op.link && engine.has_rootfs(*id)).then_some(&root))?;
+        let request = flags.request(op, opened, owner, engine.made_time());
+        let copied = copy::copy(&request, &mut root).map_err(|error| copy_error(&op.sources, opened, &error).caused_by(&error))?;
+        drop(root);
+        let written = write()?;
+        engine.note_copy(*id, before, copied);
+        Ok(written)
+    }
+}
+
 /// Flags of a COPY in the form that its engine takes.
 struct Flags {
     chmod: Option<Chmod>,
@@ -80,34 +105,33 @@ impl Engine {
         }
     }
 
+    /// Gives the layer's blob if that is all that was made.
     pub(super) async fn execute_copy(
         self: &Arc<Self>,
         id: VertexId,
         op: &CopyOp,
         parent: &Realised,
         snapshot: &SnapshotId,
-    ) -> Result<(), BuildError> {
+    ) -> Result<Option<Packed>, BuildError> {
         let mut opened = Vec::with_capacity(op.sources.len());
         for source in &op.sources {
             opened.push(self.open_source(&source.from).await?);
         }
-        let time = self.made_time();
         let below: &[Arc<Layer>] = if op.link { &[] } else { &parent.stack };
-        let (op, this, snapshot) = (op.clone(), self.clone(), snapshot.clone());
-        on_lowers(below, &self.services, &self.progress, move |lowers| {
-            let before = usage(UsageWho::RUSAGE_THREAD);
+        let copy = Arc::new(OpenedCopy { engine: self.clone(), id, op: op.clone(), opened });
+        if self.goes_straight(id, op) {
+            match self.copy_straight(&copy, below).await {
+                Err(error) if error.needs_directory => {}
+                result => return result.map(Some),
+            }
+        }
+        let (this, snapshot) = (self.clone(), snapshot.clone());
+        let into_directory = move |lowers| {
             let draft = this.services.store.new_snapshot().map_err(BuildError::store)?;
-            let mut root = writable(&draft.fs(), lowers, this.services.ownership)?.stopped_by(this.services.cancel.flag());
-            let flags = Flags::of(&op)?;
-            let owner = resolve_owner(&op, (!op.link && this.has_rootfs(id)).then_some(&root))?;
-            let request = flags.request(&op, &opened, owner, time);
-            let copied = copy::copy(&request, &mut root).map_err(|error| copy_error(&op.sources, &opened, &error).caused_by(&error))?;
-            drop(request);
-            drop(root);
-            this.note_copy(id, before, copied);
-            draft.commit(&snapshot).map(drop).map_err(BuildError::store)
-        })
-        .await
+            let root = writable(&draft.fs(), lowers, this.services.ownership)?.stopped_by(this.services.cancel.flag());
+            copy.carry_out(root, || draft.commit(&snapshot).map(drop).map_err(BuildError::store))
+        };
+        on_lowers(below, &self.services, &self.progress, into_directory).await.map(|()| None)
     }
 
     pub(super) async fn execute_workdir(

@@ -24,7 +24,8 @@ use crate::{
         facts,
         inputs::Inputs,
         key::{mount_names, source_name},
-        layer::{Stack, joined, lease},
+        layer::{PolicyBlob, Stack, joined, lease},
+        pack::Packed,
         recorder::Recorder,
         records::{KnownRecord, Record},
         request::{PlatformOutcome, Request, Services},
@@ -284,35 +285,44 @@ impl Engine {
             self.progress.event(Event::Started { step });
             let snapshot = SnapshotId::of_key("step", &layer);
             let result = match &self.plan.vertices[id.0].op {
-                Op::Run(run) => self.execute_run(id, run, &parent, &snapshot).await,
+                Op::Run(run) => self.execute_run(id, run, &parent, &snapshot).await.map(|()| None),
                 Op::Copy(copy) => self.execute_copy(id, copy, &parent, &snapshot).await,
-                Op::Workdir(workdir) => self.execute_workdir(workdir, &parent, &snapshot).await,
+                Op::Workdir(workdir) => self.execute_workdir(workdir, &parent, &snapshot).await.map(|()| None),
                 Op::Image(_) => unreachable!("images are never executed"),
             };
             (result, started.elapsed())
         };
-        if let Err(error) = result {
-            self.progress.event(Event::Failed { step, error: &error.message, duration });
-            return Err(error);
-        }
+        let packed = match result {
+            Ok(packed) => packed,
+            Err(error) => {
+                self.progress.event(Event::Failed { step, error: &error.message, duration });
+                return Err(error);
+            }
+        };
         self.progress.event(Event::Finished { step, duration });
-        let record = Record { layer, created: jiff::Timestamp::now(), writer: None, blobs: Vec::new(), searched: BTreeSet::new() };
+        let blobs: Vec<PolicyBlob> = packed.iter().map(|packed| (self.request.layers, packed.blob.clone())).collect();
+        let searched = if blobs.is_empty() { BTreeSet::new() } else { self.services.secrets.names() };
+        let record = Record { layer, created: jiff::Timestamp::now(), writer: None, blobs, searched };
         self.write_record(id, &parent.result, &key, &record, true).await?;
         self.keep_facts(id, &facts);
-        Ok(self.realised_from(id, record, &parent))
+        Ok(self.realised_from(id, record, &parent, packed))
     }
 
     fn cached(self: &Arc<Self>, id: VertexId, record: Record, parent: &Realised, key: &str, hit: Hit) -> Realised {
         self.recorder.note_step(self.step(id), |report| (report.key, report.hit) = (Some(key.to_owned()), Some(hit)));
         self.progress.event(Event::Cached { step: self.step(id) });
-        self.realised_from(id, record, parent)
+        self.realised_from(id, record, parent, None)
     }
 
-    fn realised_from(self: &Arc<Self>, id: VertexId, record: Record, parent: &Realised) -> Realised {
+    fn realised_from(self: &Arc<Self>, id: VertexId, record: Record, parent: &Realised, packed: Option<Packed>) -> Realised {
         let below = if self.is_link(id) { Stack::new() } else { parent.stack.to_vec() };
         let blobs = self.faithful(&record.blobs);
         let snapshot = SnapshotId::of_key("step", &record.layer);
-        let layer = Arc::new(Layer::of_step(snapshot, below, record.created, blobs, record.searched.clone()));
+        let layer = Layer::of_step(snapshot, below, record.created, blobs, record.searched.clone());
+        let layer = Arc::new(match packed {
+            Some(packed) => layer.known_by(packed),
+            None => layer,
+        });
         if self.in_result.contains(&id) && !record.blobs.iter().any(|(policy, _)| *policy == self.request.layers) {
             // Packed in the background of the next step; whoever needs the blob waits on the same cell.
             let (layer, this) = (layer.clone(), self.clone());

@@ -4,6 +4,7 @@ use crate::{
     dockerfile::{Diagnostic, Span, trigger_label},
     plan::Vertex,
     registry,
+    snapshot::layered::is_directory_needed,
     store::StoreError,
 };
 
@@ -23,6 +24,8 @@ pub struct BuildError {
     pub hint: Option<String>,
     /// The work may succeed on layers that are unpacked.
     pub needs_files: bool,
+    /// A copy that was to go straight into a blob may succeed into a directory.
+    pub needs_directory: bool,
     /// The RUN that failed, to look into.
     pub failed_run: Option<std::sync::Arc<crate::build::FailedRun>>,
 }
@@ -51,7 +54,16 @@ pub enum Kind {
 impl BuildError {
     /// A failure of `kind`.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), span: None, label: None, hint: None, needs_files: false, failed_run: None }
+        Self {
+            kind,
+            message: message.into(),
+            span: None,
+            label: None,
+            hint: None,
+            needs_files: false,
+            needs_directory: false,
+            failed_run: None,
+        }
     }
 
     /// A failure of the store.
@@ -59,8 +71,9 @@ impl BuildError {
         Self::new(Kind::Store, chain(&error))
     }
 
-    /// The same, marked if `cause` is a question that only unpacked layers answer.
+    /// The same, marked if `cause` is a question that only unpacked layers answer, or what only a directory can hold.
     pub fn caused_by(mut self, cause: &(dyn std::error::Error + 'static)) -> Self {
+        self.needs_directory |= is_directory_needed(cause);
         let mut next = Some(cause);
         while let Some(error) = next {
             self.needs_files |= error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::Unsupported);

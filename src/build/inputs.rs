@@ -82,6 +82,11 @@ impl Inputs {
         self.digests.digest(key, open)
     }
 
+    /// A file's digest, if it is known without reading it.
+    pub fn known_digest(&self, key: StatKey) -> Option<[u8; 32]> {
+        self.digests.remembered(key)
+    }
+
     /// Fetches what ADD names.
     pub async fn fetch(&self, from: &SourceFrom) -> Result<Arc<Fetched>, BuildError> {
         let cell = self.fetched.lock().expect("no holder panics").entry(format!("{from:?}")).or_default().clone();

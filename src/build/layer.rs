@@ -1,6 +1,7 @@
 //! A layer of a build: one thing in two forms, a directory and a blob, each made from the other when it is first needed.
-//! A fully cached build needs neither directories nor base blobs. A base layer has a third form, an index of what is in
-//! it: COPY needs no more of what it is put on.
+//! A fully cached build needs neither directories nor base blobs. A layer that has no directory has a third form, an index
+//! of what is in it: COPY needs no more of what it is put on. It is made from the blob, or comes with one that was
+//! written straight from the context (`straight`).
 
 use std::{
     collections::BTreeSet,
@@ -14,18 +15,19 @@ use tokio::sync::OnceCell;
 use crate::{
     build::{
         BuildError, Kind, Progress, StepId,
-        abort::UntilCancelled,
         blob::{BlobReader, fetch_cached, with_blob},
         error::chain,
+        pack::{Packed, pack_directory},
         request::{LayerPolicy, Services},
-        secrets::{self, Found, Searching, Secrets},
+        secrets::{self, Secrets},
+        unpack::{check_diff_id, unpack_blob, unreadable},
     },
-    oci::{Annotations, ChainId, Descriptor, DiffId, Digest, Reference},
+    oci::{ChainId, Digest, Reference},
     snapshot::{
-        self, Ahead, ApplyOptions, Compression, Limits, TimestampPolicy,
-        layered::{LayerIndex, LayeredRoot, Lower, index_layer},
+        self, Ahead, Limits,
+        layered::{LayerIndex, Lower, index_layer},
     },
-    store::{Lease, LeaseKind, SnapshotDraft, SnapshotId, Store},
+    store::{Lease, LeaseKind, SnapshotId, Store},
     sys::root::RootDir,
 };
 
@@ -105,6 +107,14 @@ impl Layer {
     ) -> Self {
         let origin = Origin::Step { known: Mutex::new(known), searched: Mutex::new(searched), created };
         Self::new(snapshot, origin, below)
+    }
+
+    /// The same of what was packed in this build without a directory.
+    #[must_use]
+    pub fn known_by(mut self, packed: Packed) -> Self {
+        self.index = OnceCell::new_with(Some(Ok(Some(packed.index))));
+        self.packed = Mutex::new(Some((packed.started, packed.took)));
+        self
     }
 
     fn new(snapshot: SnapshotId, origin: Origin, below: Stack) -> Self {
@@ -233,7 +243,8 @@ impl Layer {
 
     /// Its names and metadata, from the least work: the directory if there is one, else the index.
     async fn known(self: &Arc<Self>, services: &Services, progress: &Arc<dyn Progress>) -> Result<Known, BuildError> {
-        if self.base_layer().is_some()
+        let has_blob = self.base_layer().is_some() || !self.known_blobs().is_empty();
+        if has_blob
             && services.store.snapshot(&self.snapshot).map_err(BuildError::store)?.is_none()
             && let Some(index) = self.index.get_or_init(|| self.make_index(services, progress)).await.clone()?
         {
@@ -243,13 +254,20 @@ impl Layer {
     }
 
     async fn make_index(&self, services: &Services, progress: &Arc<dyn Progress>) -> Result<Option<Arc<LayerIndex>>, BuildError> {
-        let Origin::Base { layer, source, step } = &self.origin else { return Ok(None) };
+        let (layer, source, step) = &match &self.origin {
+            Origin::Base { layer, source, step } => ((**layer).clone(), source.clone(), *step),
+            Origin::Step { .. } => (self.fetched_blob(services).await?, BlobSource::Store, StepId(0)),
+        };
+        if self.base_layer().is_none() && layer.descriptor.annotations.contains_key(snapshot::TOC_DIGEST) {
+            // What the format adds to the tar, the step did not make.
+            return Ok(None);
+        }
         let known = services.store.layer_index(&layer.diff_id).map_err(BuildError::store)?;
         if let Some(index) = known.and_then(|bytes| LayerIndex::from_bytes(&bytes)) {
             return Ok(Some(Arc::new(index)));
         }
         let _permit = services.unpacking.acquire().await.expect("the semaphore is never closed");
-        let wanted = layer.clone();
+        let wanted = Box::new(layer.clone());
         let read = move |blob: BlobReader| {
             let fail = |error: &dyn std::error::Error| unreadable(&wanted, &chain(error));
             let mut tar = Ahead::new(blob).map_err(|error| fail(&error))?;
@@ -364,90 +382,6 @@ impl Layer {
         })
         .await
     }
-}
-
-/// Unpacks into a draft that is not committed yet.
-fn unpack_blob(
-    blob: BlobReader,
-    layer: &crate::oci::Layer,
-    is_own: bool,
-    below: snapshot::Below<'_>,
-    services: &Services,
-) -> Result<SnapshotDraft, BuildError> {
-    let fail = |error: &dyn std::error::Error| unreadable(layer, &chain(error));
-    let draft = services.store.new_snapshot().map_err(BuildError::store)?;
-    let mut tar = Ahead::new(UntilCancelled::new(blob, &services.cancel)).map_err(|error| fail(&error))?;
-    let dest = RootDir::open(&draft.fs()).map_err(|error| fail(&error))?;
-    let options = ApplyOptions { ownership: services.ownership, ..ApplyOptions::default() };
-    snapshot::apply_layer(&mut tar, &dest, below, &options).map_err(|error| fail(&error))?;
-    check_diff_id(layer, tar.finish().map_err(|error| fail(&error))?)?;
-    if is_own && layer.descriptor.annotations.contains_key(snapshot::TOC_DIGEST) {
-        // What the format added to the tar, the step did not make.
-        for name in [snapshot::TOC_NAME, snapshot::NO_PREFETCH_LANDMARK] {
-            std::fs::remove_file(draft.fs().join(name)).map_err(|error| fail(&error))?;
-        }
-    }
-    draft.set_layer(layer).map_err(BuildError::store)?;
-    Ok(draft)
-}
-
-fn unreadable(layer: &crate::oci::Layer, why: &str) -> BuildError {
-    BuildError::new(Kind::Base, format!("cannot unpack layer {}: {why}", layer.descriptor.digest))
-}
-
-fn check_diff_id(layer: &crate::oci::Layer, found: DiffId) -> Result<(), BuildError> {
-    if found == layer.diff_id {
-        return Ok(());
-    }
-    let message = format!("layer {} unpacks to {found}, the image's config says {}", layer.descriptor.digest, layer.diff_id);
-    Err(BuildError::new(Kind::Base, message).with_hint("the image is damaged or forged; pull it from another place"))
-}
-
-fn pack_directory(upper: &Path, lowers: Vec<Lower>, policy: LayerPolicy, services: &Services) -> Result<crate::oci::Layer, BuildError> {
-    let fail = |error: &dyn std::error::Error| BuildError::new(Kind::Step, format!("cannot write the layer: {}", chain(error)));
-    let root = RootDir::open(upper).map_err(|error| fail(&error))?;
-    let below = LayeredRoot::read_only(lowers).map_err(|error| fail(&error))?;
-    let changes = snapshot::diff_overlay(&root, &below).map_err(|error| fail(&error).caused_by(&error))?;
-    let timestamps = match policy.clamp_to {
-        None => TimestampPolicy::Keep,
-        Some(epoch) if policy.all_times => TimestampPolicy::Set(epoch),
-        Some(epoch) => TimestampPolicy::Clamp(epoch),
-    };
-    let blob = services.store.blob_writer().map_err(BuildError::store)?.hashed_by_caller();
-    // The blob has no name yet, and gets none.
-    let refuse_secret = |found: Option<Found>| match found {
-        Some(found) => {
-            let path = secrets::name_file(&changes, &root, &services.secrets).unwrap_or_default();
-            Err(Secrets::refusal(&found, &format!("/{path}")))
-        }
-        None => Ok(()),
-    };
-    let (blob, written, annotations) = match policy.compression {
-        Compression::Estargz(level) => {
-            let produce = |out| {
-                let mut out = Searching::new(out, &services.secrets);
-                let until = UntilCancelled::new(&mut out, &services.cancel);
-                snapshot::write_layer(&changes, &root, until, timestamps).map(|_| out.finish().1)
-            };
-            let made = snapshot::write_estargz_of(produce, blob, level, &services.pool).map_err(|error| fail(&error))?;
-            refuse_secret(made.0.map_err(|error| fail(&error))?)?;
-            made.1.map_err(|error| fail(&error))?
-        }
-        compression => {
-            let writer = snapshot::LayerWriter::new(blob, compression, &services.pool).map_err(|error| fail(&error))?;
-            let mut writer = Searching::new(writer, &services.secrets);
-            let until = UntilCancelled::new(&mut writer, &services.cancel);
-            snapshot::write_layer(&changes, &root, until, timestamps).map_err(|error| fail(&error))?;
-            let (writer, found) = writer.finish();
-            refuse_secret(found)?;
-            let (blob, written) = writer.finish().map_err(|error| fail(&error))?;
-            (blob, written, Annotations::new())
-        }
-    };
-    blob.complete_hashed(&written.digest, written.size_bytes).map_err(BuildError::store)?;
-    let mut descriptor = Descriptor::new(policy.compression.media_type(), written.digest, written.size_bytes);
-    descriptor.annotations = annotations;
-    Ok(crate::oci::Layer { descriptor, diff_id: written.diff_id })
 }
 
 /// Takes a piece of work alone among all processes. Asks again and again instead of blocking a thread, so that a build

@@ -23,6 +23,7 @@ mod key;
 mod layer;
 mod lock;
 mod materials;
+mod pack;
 mod progress;
 mod recompress;
 mod recorder;
@@ -35,8 +36,10 @@ mod root;
 mod run;
 mod secrets;
 mod sources;
+mod straight;
 mod trust;
 mod turns;
+mod unpack;
 
 use std::sync::Arc;
 

@@ -59,6 +59,8 @@ pub struct Request {
     pub locked: bool,
     /// How layers are written.
     pub layers: LayerPolicy,
+    /// Some output is files: what is not needed as such need not be there as such.
+    pub wants_files: bool,
     /// Writers of caches whose steps count, here too once they have been taken; all, if there are none.
     pub cache_trust: Vec<String>,
     /// Which steps are given to caches elsewhere: none, those of the result (`min`), all (`max`).

@@ -49,6 +49,7 @@ fn build_and_show(cli: &Cli, args: &BuildArgs, found: &mut Found) -> Result<Exit
     let (mode, reporter) = reporter(args)?;
     let after = shell::OnError::of(args)?;
     let mut request = request::request(args, wanted.first_form()?.policy)?;
+    request.wants_files = wanted.has_files();
     let mut source = attestations.source(args, wanted.is_pushed()?);
     let entered = services::enter(cli)?;
     let services = services::services(cli, &entered, environment::source_options(args.offline, &request.ssh, contexts::is_by_ssh(args))?)?;

@@ -71,6 +71,7 @@ pub fn request(args: &BuildArgs, layers: LayerPolicy) -> Result<Request, Failure
         lock: lock::read(args)?,
         locked: args.locked,
         layers,
+        wants_files: false,
         cache_trust: args.cache_trust.clone(),
         cache_export: super::cache::export_mode(args)?,
     })

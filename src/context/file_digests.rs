@@ -101,7 +101,8 @@ impl FileDigests {
         Some(rows)
     }
 
-    fn remembered(&self, key: StatKey) -> Option<FileDigest> {
+    /// The digest of the file that `key` was taken from, if it is remembered.
+    pub fn remembered(&self, key: StatKey) -> Option<FileDigest> {
         let mut state = self.state.lock().expect("no thread panics while it holds the memory");
         let row = state.rows.get_mut(&(key.device, key.inode)).filter(|row| row.key == key)?;
         row.seen = true;

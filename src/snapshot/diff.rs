@@ -7,22 +7,17 @@
 //! Unaware of archives.
 
 use std::{
-    ffi::{CStr, OsStr},
+    ffi::{OsStr, OsString},
     fs::File,
     io::{self, Read},
-    os::{
-        fd::{AsFd, BorrowedFd},
-        unix::ffi::OsStrExt,
-    },
+    os::fd::AsFd,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use rustix::fs::{FileType, Stat};
-
 use super::{
-    Error, disk,
-    layered::{Content, Directory, Kind, LayerDirectory, LayeredRoot, Lower, Metadata, attributes_at, open_file_at, read_link_at},
+    Error,
+    layered::{Content, Directory, Kind, LayerDirectory, LayeredRoot, Lower, Metadata, Sketch, Step},
 };
 use crate::sys::root::RootDir;
 
@@ -48,6 +43,13 @@ pub fn diff_overlay(upper: &RootDir, below: &LayeredRoot) -> Result<Vec<Change>,
     diff(upper, below, false)
 }
 
+/// The changes that a layer which is only sketched makes to the tree below.
+pub fn diff_sketch(sketch: &Arc<Sketch>, below: &LayeredRoot) -> Result<Vec<Change>, Error> {
+    let mut changes = Vec::new();
+    walk(&LayerDirectory::Sketched(sketch.root()), Some(below.top()), Path::new(""), false, &mut changes)?;
+    Ok(changes)
+}
+
 /// The changes that make `after` of `before`, two full trees.
 pub fn diff_trees(before: &RootDir, after: &RootDir) -> Result<Vec<Change>, Error> {
     diff(after, &LayeredRoot::plain(before).map_err(Error::io("open", Path::new("/")))?, true)
@@ -61,34 +63,32 @@ pub(super) fn diff_merged(after: &RootDir, lowers: Vec<RootDir>) -> Result<Vec<C
 
 fn diff(upper: &RootDir, below: &LayeredRoot, hides_below: bool) -> Result<Vec<Change>, Error> {
     let root = Path::new("");
-    let directory = disk::open_directory(upper, c".").map_err(Error::io("open", root))?;
+    let directory = LayerDirectory::open(upper.as_fd()).map_err(Error::io("open", root))?;
     let mut changes = Vec::new();
-    walk(directory.as_fd(), Some(below.top()), root, hides_below, &mut changes)?;
+    walk(&directory, Some(below.top()), root, hides_below, &mut changes)?;
     Ok(changes)
 }
 
 /// `hides_below`: what the layers below have here is not seen through; it is here or it is gone.
 fn walk(
-    upper: BorrowedFd<'_>,
+    upper: &LayerDirectory,
     below: Option<&Arc<Directory>>,
     path: &Path,
     hides_below: bool,
     changes: &mut Vec<Change>,
 ) -> Result<(), Error> {
-    let mut names = disk::list(upper).map_err(Error::io("list", path))?;
+    let names = upper.names(false).map_err(Error::io("list", path))?;
+    let mut names: Vec<OsString> = names.into_iter().map(|(name, _)| name).collect();
     if let Some(below) = below.filter(|_| hides_below) {
-        let hidden = below.names().map_err(Error::io("list", path))?;
-        let hidden = hidden.iter().map(|name| disk::c_name(name.as_bytes())).collect::<io::Result<Vec<_>>>();
-        names.extend(hidden.map_err(Error::io("list", path))?);
-        names.sort_unstable();
-        names.dedup();
+        names.extend(below.names().map_err(Error::io("list", path))?);
     }
+    names.sort_unstable();
+    names.dedup();
     for name in names {
-        let plain = OsStr::from_bytes(name.to_bytes());
-        let path = path.join(plain);
-        let look_up = || Ok((disk::stat_at(upper, &name)?, below.map(|below| below.find(plain)).transpose()?.flatten()));
-        let (stat, base) = look_up().map_err(Error::io::<io::Error>("look up", &path))?;
-        let Some(stat) = stat.filter(|stat| !disk::is_whiteout(stat)) else {
+        let path = path.join(&name);
+        let look_up = || Ok((upper.stat(&name)?, below.map(|below| below.find(&name)).transpose()?.flatten()));
+        let (own, base) = look_up().map_err(Error::io::<io::Error>("look up", &path))?;
+        let Some(own) = own.filter(|own| !own.is_whiteout()) else {
             if base.is_some() {
                 changes.push(Change { path, kind: ChangeKind::Deleted });
             }
@@ -96,28 +96,28 @@ fn walk(
         };
         let kind = match &base {
             None => Some(ChangeKind::Added),
-            Some(base) => (!is_same(upper, &name, &stat, base).map_err(Error::io("compare", &path))?).then_some(ChangeKind::Modified),
+            Some(base) => (!is_same(upper, &name, &own, base).map_err(Error::io("compare", &path))?).then_some(ChangeKind::Modified),
         };
         if let Some(kind) = kind {
             changes.push(Change { path: path.clone(), kind });
         }
-        if disk::file_type(&stat) == FileType::Directory {
-            let open = || {
-                let directory = disk::open_directory(upper, &name)?;
-                let is_opaque = hides_below || disk::is_opaque(&directory)?;
-                Ok((directory, is_opaque, below.map(|below| below.child(plain)).transpose()?.flatten()))
+        if own.is_directory() {
+            let open = || match upper.step(&name)? {
+                Step::Directory(directory) => {
+                    let is_opaque = hides_below || directory.is_opaque();
+                    Ok((directory, is_opaque, below.map(|below| below.child(&name)).transpose()?.flatten()))
+                }
+                Step::Missing | Step::Other => Err(io::Error::from(io::ErrorKind::NotADirectory)),
             };
-            let (directory, is_opaque, below) = open().map_err(Error::io::<io::Error>("open", &path))?;
-            walk(directory.as_fd(), below.as_ref(), &path, is_opaque, changes)?;
+            let (directory, is_opaque, below) = open().map_err(Error::io("open", &path))?;
+            walk(&directory, below.as_ref(), &path, is_opaque, changes)?;
         }
     }
     Ok(())
 }
 
 /// Whether an entry that exists on both sides is the same. Directories may differ in time, as they do after any copy-up.
-fn is_same(upper: BorrowedFd<'_>, name: &CStr, stat: &Stat, (layer, below): &(&LayerDirectory, Metadata)) -> io::Result<bool> {
-    let name = OsStr::from_bytes(name.to_bytes());
-    let own = Metadata::from_stat(stat);
+fn is_same(upper: &LayerDirectory, name: &OsStr, own: &Metadata, (layer, below): &(&LayerDirectory, Metadata)) -> io::Result<bool> {
     if (own.kind, own.mode, own.rdev) != (below.kind, below.mode, below.rdev) {
         return Ok(false);
     }
@@ -125,16 +125,19 @@ fn is_same(upper: BorrowedFd<'_>, name: &CStr, stat: &Stat, (layer, below): &(&L
     if !is_directory && (own.size, own.modified) != (below.size, below.modified) {
         return Ok(false);
     }
-    if attributes_at(upper, name, &own)? != layer.attributes(name, below)? {
+    if upper.attributes(name, own)? != layer.attributes(name, below)? {
         return Ok(false);
     }
     match own.kind {
         // Layers have whole seconds only, so that equal times prove nothing.
-        Kind::File if own.modified.nanoseconds == 0 => match layer.content(name)? {
-            Content::File(mut file) => has_same_content(&mut open_file_at(upper, name)?, &mut file),
-            Content::Digest(digest) => Ok(super::copy::hash_file(open_file_at(upper, name)?)? == digest),
+        Kind::File if own.modified.nanoseconds == 0 => match (upper.content(name)?, layer.content(name)?) {
+            (Content::File(mut own), Content::File(mut below)) => has_same_content(&mut own, &mut below),
+            (Content::File(file), Content::Digest(digest)) | (Content::Digest(digest), Content::File(file)) => {
+                Ok(super::copy::hash_file(file)? == digest)
+            }
+            (Content::Digest(own), Content::Digest(below)) => Ok(own == below),
         },
-        Kind::Symlink => Ok(read_link_at(upper, name)? == layer.read_link(name)?),
+        Kind::Symlink => Ok(upper.read_link(name)? == layer.read_link(name)?),
         _ => Ok(true),
     }
 }

@@ -19,12 +19,13 @@ mod merged;
 mod probe;
 mod snapshotter;
 mod write_layer;
+mod write_sketch;
 
 pub use crate::oci::tar::{Decompressed, Encoding, Entry, EntryKind, Limits, TarReader, TarWriter, Timestamp, Xattrs, decompress};
 pub use ahead::Ahead;
 pub use apply::{ApplyOptions, ApplyReport, Below, Ownership, apply_layer};
 pub use compress::{CompressPool, Compression, LAYER_FORMAT};
-pub use diff::{Change, ChangeKind, diff_overlay, diff_trees};
+pub use diff::{Change, ChangeKind, diff_overlay, diff_sketch, diff_trees};
 pub use disk::is_empty;
 pub use error::Error;
 pub use estargz::{NO_PREFETCH_LANDMARK, TOC_DIGEST, TOC_NAME, write_estargz, write_estargz_of};
@@ -35,6 +36,7 @@ pub use merged::MergedDir;
 pub use probe::overlay_works;
 pub use snapshotter::{Native, Overlay, Root, Snapshotter, inherit_root};
 pub use write_layer::{LayerStats, TimestampPolicy, write_layer};
+pub use write_sketch::{KnownDigest, write_sketch};
 
 #[cfg(test)]
 mod tests;

@@ -56,24 +56,64 @@ pub struct LayerStats {
 
 /// Writes `changes`, which are sorted, with what `root` has of them.
 pub fn write_layer(changes: &[Change], root: &RootDir, out: impl Write, policy: TimestampPolicy) -> Result<LayerStats, Error> {
-    let mut layer = Layer { root, tar: EntryWriter::new(out, policy), parent: None, directories: HashSet::new() };
-    for change in changes {
-        layer.add_parents(&change.path)?;
-        match change.kind {
-            ChangeKind::Deleted => layer.tar.add_whiteout(&change.path)?,
-            ChangeKind::Added | ChangeKind::Modified => layer.add(&change.path)?,
-        }
-    }
-    layer.tar.finish()
+    write_changes(changes, OnDisk { root, parent: None }, EntryWriter::new(out, policy))
 }
 
-struct Layer<'a, W: Write> {
+/// Where the entries of a layer are.
+pub(super) trait Entries {
+    /// Adds the entry at `path`; true if it is a directory.
+    fn add<W: Write>(&mut self, tar: &mut EntryWriter<W>, path: &Path) -> Result<bool, Error>;
+}
+
+pub(super) fn write_changes<W: Write>(changes: &[Change], mut from: impl Entries, mut tar: EntryWriter<W>) -> Result<LayerStats, Error> {
+    // Directories that are in the layer already.
+    let mut directories = HashSet::new();
+    for change in changes {
+        let parents = change.path.ancestors().skip(1);
+        let missing: Vec<_> = parents.take_while(|parent| !parent.as_os_str().is_empty() && !directories.contains(*parent)).collect();
+        for parent in missing.into_iter().rev() {
+            if from.add(&mut tar, parent)? {
+                directories.insert(parent.to_owned());
+            }
+        }
+        match change.kind {
+            ChangeKind::Deleted => tar.add_whiteout(&change.path)?,
+            ChangeKind::Added | ChangeKind::Modified => {
+                if from.add(&mut tar, &change.path)? {
+                    directories.insert(change.path.clone());
+                }
+            }
+        }
+    }
+    tar.finish()
+}
+
+/// Entries that lie in a directory.
+struct OnDisk<'a> {
     root: &'a RootDir,
-    tar: EntryWriter<W>,
     /// The directory of the last entry: they come in walk order.
     parent: Option<(PathBuf, OwnedFd)>,
-    /// Directories that are in the layer already.
-    directories: HashSet<PathBuf>,
+}
+
+impl OnDisk<'_> {
+    fn open_parent(&mut self, path: &Path) -> Result<OwnedFd, Error> {
+        let wanted = path.parent().unwrap_or(Path::new(""));
+        match self.parent.take() {
+            Some((known, fd)) if known == wanted => Ok(fd),
+            _ => self.root.open_in(wanted, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).map_err(Error::io("open", wanted)),
+        }
+    }
+}
+
+impl Entries for OnDisk<'_> {
+    fn add<W: Write>(&mut self, tar: &mut EntryWriter<W>, path: &Path) -> Result<bool, Error> {
+        let name = path.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
+        let name = disk::c_name(name).map_err(Error::io("read", path))?;
+        let parent = self.open_parent(path)?;
+        let is_directory = tar.add(&parent, &name, path)?;
+        self.parent = Some((path.parent().unwrap_or(Path::new("")).to_owned(), parent));
+        Ok(is_directory)
+    }
 }
 
 /// Writes what lies on disk as entries of a tar.
@@ -85,36 +125,6 @@ pub(super) struct EntryWriter<W: Write> {
     /// First name of each file with several.
     links: HashMap<(u64, u64), Vec<u8>>,
     stats: LayerStats,
-}
-
-impl<W: Write> Layer<'_, W> {
-    fn add_parents(&mut self, path: &Path) -> Result<(), Error> {
-        let missing: Vec<_> =
-            path.ancestors().skip(1).take_while(|parent| !parent.as_os_str().is_empty() && !self.directories.contains(*parent)).collect();
-        for parent in missing.into_iter().rev() {
-            self.add(parent)?;
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, path: &Path) -> Result<(), Error> {
-        let name = path.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
-        let name = disk::c_name(name).map_err(Error::io("read", path))?;
-        let parent = self.open_parent(path)?;
-        if self.tar.add(&parent, &name, path)? {
-            self.directories.insert(path.to_owned());
-        }
-        self.parent = Some((path.parent().unwrap_or(Path::new("")).to_owned(), parent));
-        Ok(())
-    }
-
-    fn open_parent(&mut self, path: &Path) -> Result<OwnedFd, Error> {
-        let wanted = path.parent().unwrap_or(Path::new(""));
-        match self.parent.take() {
-            Some((known, fd)) if known == wanted => Ok(fd),
-            _ => self.root.open_in(wanted, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).map_err(Error::io("open", wanted)),
-        }
-    }
 }
 
 impl<W: Write> EntryWriter<W> {
@@ -163,7 +173,7 @@ impl<W: Write> EntryWriter<W> {
                 read_attributes(&directory, &mut entry, self.exact).map_err(Error::io("read the attributes of", path))?;
             }
             // Owner and mode are the file's, in every one of its names.
-            _ if self.is_further_link(&stat, &mut entry) => read_owner_at(&parent, name, &mut entry),
+            _ if self.is_further_link((stat.st_dev, stat.st_ino), stat.st_nlink, &mut entry) => read_owner_at(&parent, name, &mut entry),
             FileType::RegularFile => {
                 self.add_file(parent, name, &stat, entry, path)?;
                 return Ok(false);
@@ -199,6 +209,11 @@ impl<W: Write> EntryWriter<W> {
         self.append(&entry, &mut file, path)
     }
 
+    /// What is to be written as the time of an entry.
+    pub fn time(&self, modified: Timestamp) -> Timestamp {
+        if self.exact { modified } else { self.policy.apply(modified) }
+    }
+
     /// Name, mode, owner and time: what every kind has.
     fn entry_of(&self, stat: &Stat, path: &Path) -> Entry {
         let (uid, gid) = disk::unwritten_owner(stat);
@@ -208,18 +223,18 @@ impl<W: Write> EntryWriter<W> {
             mode: stat.st_mode & 0o7777,
             uid,
             gid,
-            mtime: if self.exact { disk::mtime(stat) } else { self.policy.apply(disk::mtime(stat)) },
+            mtime: self.time(disk::mtime(stat)),
             size: 0,
             xattrs: Vec::new(),
         }
     }
 
     /// The first name of a file is the file; all later ones are links to it.
-    fn is_further_link(&mut self, stat: &Stat, entry: &mut Entry) -> bool {
-        if stat.st_nlink < 2 {
+    pub fn is_further_link(&mut self, inode: (u64, u64), links: u64, entry: &mut Entry) -> bool {
+        if links < 2 {
             return false;
         }
-        match self.links.entry((stat.st_dev, stat.st_ino)) {
+        match self.links.entry(inode) {
             std::collections::hash_map::Entry::Occupied(first) => {
                 entry.kind = EntryKind::HardLink { target: first.get().clone() };
                 true
@@ -231,7 +246,7 @@ impl<W: Write> EntryWriter<W> {
         }
     }
 
-    fn append(&mut self, entry: &Entry, content: &mut dyn Read, path: &Path) -> Result<(), Error> {
+    pub fn append(&mut self, entry: &Entry, content: &mut dyn Read, path: &Path) -> Result<(), Error> {
         self.stats.entries += 1;
         self.stats.size_bytes += entry.size;
         let found = self.tar.append(entry, content).map_err(Error::Write)?;
@@ -250,11 +265,16 @@ fn read_owner_at(parent: impl AsFd, name: &CStr, entry: &mut Entry) {
     }
 }
 
+/// The attributes that a layer's tar carries.
+pub(super) fn is_written(name: &[u8]) -> bool {
+    name == b"security.capability"
+}
+
 fn read_attributes(file: impl AsFd, entry: &mut Entry, exact: bool) -> io::Result<()> {
     entry.xattrs = disk::layer_xattrs(&file)?;
     // As containerd writes layers: `user.*` would carry the host's notes on a file (where it was downloaded, which editor had
     // it) into the image, and make its digest differ from machine to machine.
-    entry.xattrs.retain(|(name, _)| exact || name == b"security.capability");
+    entry.xattrs.retain(|(name, _)| exact || is_written(name));
     if let Some((uid, gid)) = disk::recorded_owner(&file)? {
         (entry.uid, entry.gid) = (uid, gid);
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Bed, skip, tool};
+use crate::support::{Bed, noise, skip, tool};
 
 /// A small tmpfs, unmounted at the end.
 struct SmallDisk<'a>(&'a Path);
@@ -70,7 +70,7 @@ fn a_full_disk_fails_the_build_and_nothing_else() {
         bed.dockerfile("FROM alpine\nRUN dd if=/dev/urandom of=/big bs=1M count=30\n");
         bed.build(&["-t", "app"]).fails_with(1).says("o space left");
 
-        bed.dockerfile("FROM alpine\nCOPY big /\n").file("big", vec![7u8; 30 << 20]);
+        bed.dockerfile("FROM alpine\nCOPY big /\n").file("big", noise(1, 30 << 20));
         bed.build(&["-t", "app"]).fails_with(1).says("o space left");
 
         disk.grow("300M");

@@ -35,6 +35,7 @@ mod rungs;
 mod security;
 mod signals;
 mod sources;
+mod straight;
 mod support;
 mod verbs;
 mod watch;

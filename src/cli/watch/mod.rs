@@ -152,7 +152,8 @@ impl Session<'_> {
         let build = &self.args.build;
         let wanted = wanted(build)?;
         let request = match request::request(build, wanted.first_form()?.policy) {
-            Ok(request) => request,
+            // What is built is run.
+            Ok(request) => build::Request { wants_files: true, ..request },
             Err(failure) => {
                 tell(&failure);
                 return Ok(None);

@@ -69,6 +69,11 @@ impl Wanted {
         self.outputs.iter().try_fold(false, |found, output| Ok(found || output.is_pushed()?))
     }
 
+    /// Whether anything is written as files.
+    pub fn has_files(&self) -> bool {
+        self.outputs.iter().any(|output| matches!(output.kind, OutputKind::Local | OutputKind::Tar))
+    }
+
     /// The form of the image that names in the store stand for.
     pub fn first_form(&self) -> Result<Form, Failure> {
         match self.outputs.iter().find(|output| output.is_image()) {

@@ -168,15 +168,6 @@ impl Shared<'_> {
     fn leave(&self, filling: Arc<Filling>) -> Result<(), CopyError> {
         let Some(Filling { target, finish }) = Arc::into_inner(filling) else { return Ok(()) };
         let Some(Finish { source, metadata, everything }) = finish.into_inner() else { return Ok(()) };
-        let path = || shown(&target, OsStr::new(""));
-        let upper = target.upper().while_doing("open", path())?;
-        if !everything {
-            return self.pen.set_time(&metadata, upper).while_doing("utimes", path());
-        }
-        self.pen.finish(&metadata, upper).while_doing("copy to", path())?;
-        if let Ok(from) = source.fd() {
-            self.pen.copy_xattrs(from, upper);
-        }
-        Ok(())
+        self.pen.finish_directory(&source, &metadata, &target, everything).while_doing("copy to", shown(&target, OsStr::new("")))
     }
 }

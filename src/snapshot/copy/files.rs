@@ -23,7 +23,10 @@ use super::{CopyError, CopyReport, Source, SourceRoot, Style, crew::Usage, error
 use crate::snapshot::{
     Ownership,
     disk::{self, Device},
-    layered::{Directory, Kind, LayeredRoot, Metadata, Timestamp, set_owner, set_times, timespec, xattrs},
+    layered::{
+        Body, Directory, FileSource, Kind, LastPath, LayeredRoot, Metadata, NewEntry, Timestamp, needs_directory, set_owner, set_times,
+        timespec, xattrs,
+    },
 };
 
 /// How entries are written: what all threads of a copy share.
@@ -33,6 +36,9 @@ pub(crate) struct Pen<'a> {
     skips_xattr: fn(&[u8]) -> bool,
     /// Until the file system says that it can't share blocks.
     clones: AtomicBool,
+    /// The root of the source.
+    top: Arc<Directory>,
+    last_source: LastPath,
 }
 
 /// Writes entries of one match; knows which inodes it has written already.
@@ -86,6 +92,9 @@ impl<'a, 'r> Writer<'a, 'r> {
         }
         pen.make_way(target, name)?;
         self.report.entries += 1;
+        if pen.is_sketch() {
+            return pen.sketch_entry(source, source_name, metadata, target, name).while_doing("copy to", shown(target, name));
+        }
         let copied = match metadata.kind {
             Kind::Symlink => pen.copy_symlink(source, source_name, metadata, target, name),
             Kind::Fifo => target.make_fifo(name).and_then(|()| pen.finish_at(metadata, target, name)),
@@ -99,7 +108,69 @@ impl<'a, 'r> Writer<'a, 'r> {
 
 impl<'a> Pen<'a> {
     pub(crate) fn new(root: &'a LayeredRoot, style: Style<'a>, view: &View<'_>) -> Self {
-        Self { style, root, skips_xattr: view.xattr_rule(), clones: AtomicBool::new(true) }
+        let (skips_xattr, top) = (view.xattr_rule(), view.top().clone());
+        Self { style, root, skips_xattr, clones: AtomicBool::new(true), top, last_source: LastPath::default() }
+    }
+
+    /// Whether nothing is written but what there is to be written.
+    pub(crate) fn is_sketch(&self) -> bool {
+        self.root.is_sketch()
+    }
+
+    /// Notes what an entry will be.
+    fn sketch_entry(
+        &self,
+        source: &Directory,
+        source_name: &OsStr,
+        metadata: &Metadata,
+        target: &Directory,
+        name: &OsStr,
+    ) -> io::Result<()> {
+        let sketch = target.sketched()?.ok_or_else(needs_directory)?;
+        let (kind, body) = match metadata.kind {
+            Kind::File => {
+                let directory = self.last_source.share(source.path());
+                let source = FileSource { top: self.top.clone(), directory, name: source_name.to_owned() };
+                (Kind::File, Body::Source(source, metadata.size))
+            }
+            // A socket means nothing without the process that listens on it.
+            Kind::Socket => (Kind::File, Body::Bytes(Vec::new())),
+            Kind::Symlink => (Kind::Symlink, Body::Target(source.read_link(source_name)?.into_encoded_bytes())),
+            Kind::Fifo => (Kind::Fifo, Body::Nothing),
+            Kind::CharDevice | Kind::BlockDevice | Kind::Directory => return Err(needs_directory()),
+        };
+        let mode = if kind == Kind::Symlink { 0o777 } else { self.style.apply_mode(metadata.mode, false) };
+        let owner = self.style.owner.unwrap_or((metadata.uid, metadata.gid));
+        let modified = Some(self.style.time.unwrap_or(metadata.modified));
+        sketch.put(name, NewEntry { kind, mode, owner, modified, body })
+    }
+
+    /// Gives a directory that all is in what the source's looks like, or its time alone.
+    pub(crate) fn finish_directory(&self, source: &Directory, metadata: &Metadata, target: &Directory, everything: bool) -> io::Result<()> {
+        if !everything {
+            return self.date(metadata, target);
+        }
+        let Some(sketch) = target.sketched()? else {
+            let upper = target.upper()?;
+            self.finish(metadata, upper)?;
+            if let Ok(from) = source.fd() {
+                self.copy_xattrs(from, upper);
+            }
+            return Ok(());
+        };
+        let (uid, gid) = self.style.owner.unwrap_or((metadata.uid, metadata.gid));
+        target.set_owner(uid, gid, self.root.ownership())?;
+        target.set_mode(self.style.apply_mode(metadata.mode, true))?;
+        if let Ok(from) = source.fd() {
+            sketch.add_xattrs(xattrs::read(from, self.skips_xattr));
+        }
+        self.date(metadata, target)
+    }
+
+    /// Gives a directory the source's time.
+    pub(crate) fn date(&self, metadata: &Metadata, target: &Directory) -> io::Result<()> {
+        let accessed = self.style.time.unwrap_or(metadata.accessed);
+        target.set_times(accessed, self.style.time.unwrap_or(metadata.modified))
     }
 
     /// Whether an entry that is no directory may take the name, and copies go on at all.
@@ -120,12 +191,18 @@ impl<'a> Pen<'a> {
         name: &OsStr,
     ) -> Result<(), CopyError> {
         self.make_way(target, name)?;
+        if self.is_sketch() {
+            return self.sketch_entry(source, source_name, metadata, target, name).while_doing("copy to", shown(target, name));
+        }
         self.write_file(source, source_name, metadata, target, name).while_doing("copy to", shown(target, name))
     }
 
     /// A second name for a file that is written.
     fn link(&self, first: &Path, target: &Directory, name: &OsStr) -> Result<(), CopyError> {
         self.make_way(target, name)?;
+        if let Some(sketch) = target.sketched().while_doing("copy to", shown(target, name))? {
+            return sketch.link(first, name).while_doing("copy to", shown(target, name));
+        }
         let top = self.root.top().upper();
         let linked = top.and_then(|top| target.make_in_upper(name, |at| rustix::fs::linkat(top, first, at, name, AtFlags::empty())));
         linked.while_doing("copy to", shown(target, name))
@@ -180,13 +257,13 @@ impl<'a> Pen<'a> {
     }
 
     /// After the owner is set, which takes capabilities away; an owner written down gives way to `--chown`.
-    pub(crate) fn copy_xattrs(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
+    fn copy_xattrs(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) {
         let given = self.style.owner.is_some();
         xattrs::copy(from, to, |name| (self.skips_xattr)(name) || (given && name == xattrs::OWNER));
     }
 
     /// Owner and mode, then the time, which nothing may change after.
-    pub(crate) fn finish(&self, metadata: &Metadata, to: BorrowedFd<'_>) -> io::Result<()> {
+    fn finish(&self, metadata: &Metadata, to: BorrowedFd<'_>) -> io::Result<()> {
         match self.style.owner {
             // Owners that are written down came along with the attributes.
             None if self.root.ownership() == Ownership::Record => {}
@@ -200,7 +277,7 @@ impl<'a> Pen<'a> {
         self.set_time(metadata, to)
     }
 
-    pub(crate) fn set_time(&self, metadata: &Metadata, to: BorrowedFd<'_>) -> io::Result<()> {
+    fn set_time(&self, metadata: &Metadata, to: BorrowedFd<'_>) -> io::Result<()> {
         let accessed = self.style.time.unwrap_or(metadata.accessed);
         set_times(to, accessed, self.style.time.unwrap_or(metadata.modified))
     }
@@ -248,6 +325,14 @@ pub(crate) fn write_single(
     let path = shown(target, name);
     if target.stat(name).while_doing("lstat", &path)?.is_some_and(|found| found.is_directory()) {
         return Err(CopyError::ReplacesDirectory { path });
+    }
+    if let Some(sketch) = target.sketched().while_doing("create", &path)? {
+        let SourceRoot::Bytes { bytes, .. } = source.root else { return Err(needs_directory()).while_doing("create", &path) };
+        (report.bytes, report.entries) = (report.bytes + bytes.len() as u64, report.entries + 1);
+        let (owner, mode) = (style.owner.unwrap_or((0, 0)), style.apply_mode(0o644, false));
+        let modified = style.time.or(style.made_time);
+        let entry = NewEntry { kind: Kind::File, mode, owner, modified, body: Body::Bytes(bytes.to_vec()) };
+        return sketch.put(name, entry).while_doing("create", &path);
     }
     let mut to = target.create_file(name).while_doing("create", &path)?;
     let (written, mode, time) = match &source.root {

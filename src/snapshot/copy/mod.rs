@@ -3,7 +3,9 @@
 //! The rules that surprise: a directory source means its contents; the destination's links are followed inside the
 //! root, a trailing slash makes it a directory; an existing destination directory keeps owner and mode but takes the
 //! source's time, directories below it take the source's mode too; links inside a copied directory stay links, the
-//! named source itself is followed. Works on the layers' directories in user space: nothing is mounted.
+//! named source itself is followed. Works on the layers' directories in user space: nothing is mounted. Into a sketch of
+//! a layer ([`LayeredRoot::sketched`]) the same walk notes what there is to be copied; the bytes go from the source into
+//! the layer's tar ([`super::write_sketch`]).
 //! Unaware of Dockerfiles, caches and of where downloads come from.
 
 mod crew;
@@ -13,6 +15,8 @@ mod files;
 mod listing;
 mod owner;
 mod select;
+#[cfg(test)]
+mod sketch_tests;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -35,7 +39,7 @@ pub use owner::resolve_chown;
 
 use super::{
     archive::{ArchiveOptions, add_archive, is_archive},
-    layered::{Directory, Kind, LayeredRoot, NewDirectory, Place, Timestamp, clean, ensure_directory},
+    layered::{Directory, Kind, LayeredRoot, NewDirectory, Place, Timestamp, clean, ensure_directory, needs_directory},
 };
 use crate::dockerfile::{chmod::Chmod, glob, ignore::Matcher};
 use files::{Pen, Writer};
@@ -249,6 +253,9 @@ impl<'a> Copying<'a, '_> {
             return Ok(false);
         }
         let destination = Path::new(self.request.destination);
+        if self.root.is_sketch() {
+            return Err(needs_directory()).while_doing("unpack to", destination);
+        }
         io::Seek::rewind(&mut file).while_doing("read", destination)?;
         let style = &self.request.style;
         let options = ArchiveOptions { owner: style.owner, made_time: style.time.or(style.made_time) };

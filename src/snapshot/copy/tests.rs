@@ -12,7 +12,13 @@ use std::{
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
 
-use super::{super::layered::Lower, *};
+use super::{
+    super::{
+        self as snapshot, TimestampPolicy,
+        layered::{Lower, Sketch},
+    },
+    *,
+};
 use crate::sys::root::RootDir;
 
 /// What context files get when a line says nothing.
@@ -20,10 +26,10 @@ const CONTEXT_TIME: i64 = 1_500_000_000;
 /// Times before this one come from a line, later ones from the clock.
 const CLOCK_TIME: i64 = 1_600_000_000;
 
-struct Tree(tempfile::TempDir);
+pub(super) struct Tree(tempfile::TempDir);
 
 impl Tree {
-    fn of(lines: &str) -> Self {
+    pub(super) fn of(lines: &str) -> Self {
         let tree = Self(tempfile::tempdir().unwrap());
         fs::set_permissions(tree.0.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let lines: Vec<&str> = lines.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
@@ -33,11 +39,11 @@ impl Tree {
         tree
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.0.path()
     }
 
-    fn root(&self) -> RootDir {
+    pub(super) fn root(&self) -> RootDir {
         RootDir::open(self.path()).unwrap()
     }
 
@@ -161,25 +167,25 @@ const CONTEXT: &str = "
 ";
 
 /// Runs `COPY sources.. destination` from a context onto layers, bottom first; what the upper layer then holds.
-struct Run<'a> {
-    context: Tree,
+pub(super) struct Run<'a> {
+    pub(super) context: Tree,
     layers: Vec<Tree>,
-    style: Style<'a>,
+    pub(super) style: Style<'a>,
     ignore: Option<Matcher>,
-    exclude: Option<Matcher>,
-    parents: bool,
+    pub(super) exclude: Option<Matcher>,
+    pub(super) parents: bool,
     from_stage: bool,
-    unpack: bool,
+    pub(super) unpack: bool,
 }
 
 impl<'a> Run<'a> {
-    fn new(context: &str, layers: &[&str]) -> Self {
+    pub(super) fn new(context: &str, layers: &[&str]) -> Self {
         let layers = layers.iter().map(|lines| Tree::of(lines)).collect();
         let context = Tree::of(context);
         Self { context, layers, style: Style::default(), ignore: None, exclude: None, parents: false, from_stage: false, unpack: false }
     }
 
-    fn with_request<T>(&self, sources: &[&str], destination: &str, run: impl FnOnce(&CopyRequest<'_>) -> T) -> T {
+    pub(super) fn with_request<T>(&self, sources: &[&str], destination: &str, run: impl FnOnce(&CopyRequest<'_>) -> T) -> T {
         let tree = if self.from_stage {
             LayeredRoot::read_only(vec![Lower::Directory(self.context.root())]).unwrap()
         } else {
@@ -191,14 +197,26 @@ impl<'a> Run<'a> {
         run(&CopyRequest { sources: sources.collect(), destination, style: self.style, exclude: self.exclude.as_ref() })
     }
 
-    fn lowers(&self) -> Vec<Lower> {
+    pub(super) fn lowers(&self) -> Vec<Lower> {
         self.layers.iter().rev().map(|tree| Lower::Directory(tree.root())).collect()
     }
 
-    fn copy(&self, sources: &[&str], destination: &str) -> String {
+    /// What is copied into a directory; a sketch must come to the same layer, or to the same error.
+    pub(super) fn copy(&self, sources: &[&str], destination: &str) -> String {
         let upper = Tree::of("");
         let mut root = LayeredRoot::new(upper.root(), self.lowers()).unwrap();
-        match self.with_request(sources, destination, |request| super::copy(request, &mut root)) {
+        let sketch = Arc::new(Sketch::default());
+        let mut sketched = LayeredRoot::sketched(&sketch, &self.lowers()).unwrap();
+        let copied = self.with_request(sources, destination, |request| super::copy(request, &mut root));
+        self.with_request(sources, destination, |request| match (&copied, super::copy(request, &mut sketched)) {
+            (Ok(report), Ok(again)) => {
+                assert_eq!((report.entries, report.bytes), (again.entries, again.bytes));
+                assert_same_tar(&tar_of(&upper.root(), self.lowers()), &tar_of_sketch(&sketch, self.lowers()));
+            }
+            (Err(error), Err(again)) => assert_eq!(format!("{error:?}"), format!("{again:?}")),
+            (_, again) => panic!("{copied:?} {again:?}"),
+        });
+        match copied {
             Ok(_) => upper.lines(),
             Err(error) => format!("{error}\n"),
         }
@@ -210,7 +228,30 @@ impl<'a> Run<'a> {
     }
 }
 
-fn as_root() -> bool {
+/// The layer that a directory is; what was dated by the clock has one and the same time.
+pub(super) fn tar_of(upper: &RootDir, lowers: Vec<Lower>) -> Vec<u8> {
+    let changes = snapshot::diff_overlay(upper, &LayeredRoot::read_only(lowers).unwrap()).unwrap();
+    let mut tar = Vec::new();
+    snapshot::write_layer(&changes, upper, &mut tar, TimestampPolicy::Clamp(CLOCK_TIME)).unwrap();
+    tar
+}
+
+/// The layer that a sketch is.
+pub(super) fn tar_of_sketch(sketch: &Arc<Sketch>, lowers: Vec<Lower>) -> Vec<u8> {
+    let changes = snapshot::diff_sketch(sketch, &LayeredRoot::read_only(lowers).unwrap()).unwrap();
+    let mut tar = Vec::new();
+    snapshot::write_sketch(&changes, sketch, &|_| None, &mut tar, TimestampPolicy::Clamp(CLOCK_TIME)).unwrap();
+    tar
+}
+
+#[track_caller]
+pub(super) fn assert_same_tar(one: &[u8], other: &[u8]) {
+    let listing = snapshot::tests::listing;
+    assert_eq!(listing(one), listing(other));
+    assert!(one == other, "the bytes differ:\n{}", listing(one));
+}
+
+pub(super) fn as_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
         println!("skipped: owners can only be set as root");

@@ -47,9 +47,7 @@ pub(crate) fn copy_match(writer: &mut Writer<'_, '_>, found: &Match, rules: Rule
             let usage = with_crew(writer.pen, |crew| Walk { writer, crew, rules, levels }.copy_entries(source, &[]))?;
             writer.count_usage(usage);
             // An existing directory keeps its owner and mode, but takes the source's time.
-            let path = shown(&directory, OsStr::new(""));
-            let upper = directory.upper().while_doing("utimes", &path)?;
-            writer.pen.set_time(&found.metadata, upper).while_doing("utimes", &path)
+            writer.pen.date(&found.metadata, &directory).while_doing("utimes", shown(&directory, OsStr::new("")))
         }
         (Some(source), Target::Entry(parent, name)) => {
             let levels = vec![Level::standing(source.clone(), found.metadata.clone(), parent)];
@@ -95,7 +93,7 @@ impl Walk<'_, '_, '_, '_, '_> {
                 }
                 (_, kind) => {
                     let filling = self.target(true)?;
-                    if kind != Kind::File || metadata.links > 1 {
+                    if kind != Kind::File || metadata.links > 1 || self.writer.pen.is_sketch() {
                         self.writer.copy_entry(source, &name, &metadata, &filling.target, &name)?;
                         continue;
                     }

@@ -38,6 +38,11 @@ impl<'a> View<'a> {
         Self { tree, ignore, from_outside, seen_directories: RefCell::default(), chain: RefCell::default() }
     }
 
+    /// The root of the tree.
+    pub(crate) fn top(&self) -> &'a Arc<Directory> {
+        self.tree.top()
+    }
+
     /// Where a path leads; what is ignored does not exist.
     pub(crate) fn walk(&self, path: &Path, follow_last: bool) -> io::Result<Place> {
         let top = self.tree.top();

@@ -24,6 +24,7 @@ use rustix::{
 use super::{
     layer::{LayerDirectory, OPAQUE, Step},
     metadata::{Metadata, timespec},
+    sketch::{SketchedDirectory, needs_directory},
     xattrs,
 };
 use crate::{
@@ -185,33 +186,60 @@ impl Directory {
 
     /// Makes the upper directory look as the one below it does, if there is one.
     pub(crate) fn look_as_below(&self) -> io::Result<()> {
-        match self.describing(self.lowers.iter()) {
-            Ok(below) => copy_directory_metadata(below, self.upper()?),
-            Err(_) => Ok(()),
+        let Ok(below) = self.describing(self.lowers.iter()) else { return Ok(()) };
+        match self.bring_up()? {
+            LayerDirectory::Sketched(own) => {
+                let (owner, xattrs) = below.own_attributes()?;
+                own.look(&below.metadata()?, owner, xattrs);
+                Ok(())
+            }
+            own => copy_directory_metadata(below, own.fd()?),
+        }
+    }
+
+    /// The directory in the upper layer, open on the file system.
+    pub(crate) fn upper(&self) -> io::Result<BorrowedFd<'_>> {
+        match self.bring_up()? {
+            LayerDirectory::Sketched(_) => Err(needs_directory()),
+            upper => upper.fd(),
+        }
+    }
+
+    /// The directory in the upper layer, if that is a sketch.
+    pub(crate) fn sketched(&self) -> io::Result<Option<&SketchedDirectory>> {
+        if !self.is_sketch() {
+            return Ok(None);
+        }
+        self.bring_up().map(LayerDirectory::sketched)
+    }
+
+    /// Whether what is written here goes into a sketch.
+    pub(crate) fn is_sketch(&self) -> bool {
+        match (self.upper.get(), &self.parent) {
+            (Some(upper), _) => upper.sketched().is_some(),
+            (None, Some((parent, _))) => parent.is_sketch(),
+            (None, None) => false,
         }
     }
 
     /// The directory in the upper layer, made there with the metadata it has below if it is not there yet.
-    pub(crate) fn upper(&self) -> io::Result<BorrowedFd<'_>> {
+    fn bring_up(&self) -> io::Result<&LayerDirectory> {
         if let Some(upper) = self.upper.get() {
-            return upper.fd();
+            return Ok(upper);
         }
         let (parent, name) = self.parent.as_ref().ok_or(Errno::ROFS)?;
-        let at = parent.upper()?;
-        let before = rustix::fs::fstat(at)?;
-        match rustix::fs::mkdirat(at, name, Mode::from_raw_mode(0o700)) {
-            Ok(()) => {
-                let made = open_directory(at, name)?;
-                copy_directory_metadata(self.describing(self.lowers.iter())?, made.as_fd())?;
-                // Bringing a directory up is no change of the one it lies in.
-                let before = Metadata::from_stat(&before);
-                set_times(at, before.accessed, before.modified)?;
-            }
-            Err(Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let opened = open_directory(at, name)?;
-        self.upper.get_or_init(|| LayerDirectory::Open(opened)).fd()
+        let below = || self.describing(self.lowers.iter());
+        let opened = match parent.bring_up()? {
+            LayerDirectory::Sketched(parent) => match parent.child(name) {
+                Some(known) => LayerDirectory::Sketched(known),
+                None => {
+                    let (owner, xattrs) = below()?.own_attributes()?;
+                    LayerDirectory::Sketched(parent.bring_up(name, &below()?.metadata()?, owner, xattrs)?)
+                }
+            },
+            parent => LayerDirectory::Open(bring_up_at(parent.fd()?, name, below)?),
+        };
+        Ok(self.upper.get_or_init(|| opened))
     }
 
     /// Whether a lower layer shows anything of that name.
@@ -238,6 +266,10 @@ impl Directory {
 
     /// Makes a new, empty directory; what lower layers have of that name is hidden.
     pub(crate) fn make_directory(self: &Arc<Self>, name: &OsStr, mode: u32) -> io::Result<Arc<Self>> {
+        if let Some(sketch) = self.sketched()? {
+            let made = sketch.make_directory(name, mode, self.overlay && self.lower_has(name)?)?;
+            return Ok(self.below(name, Some(LayerDirectory::Sketched(made)), Vec::new()));
+        }
         self.make_in_upper(name, |at| rustix::fs::mkdirat(at, name, Mode::from_raw_mode(0o700)))?;
         let fd = open_directory(self.upper()?, name)?;
         if self.overlay && self.lower_has(name)? {
@@ -299,8 +331,8 @@ impl Directory {
 
     /// Takes an entry away, a directory with all that is in it; the name is gone from lower layers too.
     pub(crate) fn remove(&self, name: &OsStr) -> io::Result<()> {
-        if let Some(upper) = self.upper.get() {
-            remove_at(upper.fd()?, &CString::new(name.as_bytes())?)?;
+        if self.upper.get().is_some() {
+            remove_at(self.upper()?, &CString::new(name.as_bytes())?)?;
         }
         if self.overlay && self.lower_has(name)? {
             let at = self.upper()?;
@@ -310,12 +342,44 @@ impl Directory {
     }
 
     pub(crate) fn set_times(&self, accessed: Timestamp, modified: Timestamp) -> io::Result<()> {
-        set_times(self.upper()?, accessed, modified)
+        match self.sketched()? {
+            Some(sketch) => sketch.set_time(modified),
+            None => set_times(self.upper()?, accessed, modified)?,
+        }
+        Ok(())
     }
 
     pub(crate) fn set_mode(&self, mode: u32) -> io::Result<()> {
-        Ok(rustix::fs::fchmod(self.upper()?, Mode::from_raw_mode(mode))?)
+        match self.sketched()? {
+            Some(sketch) => sketch.set_mode(mode),
+            None => rustix::fs::fchmod(self.upper()?, Mode::from_raw_mode(mode))?,
+        }
+        Ok(())
     }
+
+    pub(crate) fn set_owner(&self, uid: u32, gid: u32, ownership: Ownership) -> io::Result<()> {
+        match self.sketched()? {
+            Some(sketch) => sketch.set_owner((uid, gid)),
+            None => set_owner(self.upper()?, uid, gid, ownership)?,
+        }
+        Ok(())
+    }
+}
+
+/// Makes a directory that looks as the one below does.
+fn bring_up_at<'a>(at: BorrowedFd<'_>, name: &OsStr, below: impl Fn() -> io::Result<&'a LayerDirectory>) -> io::Result<OwnedFd> {
+    let before = Metadata::from_stat(&rustix::fs::fstat(at)?);
+    match rustix::fs::mkdirat(at, name, Mode::from_raw_mode(0o700)) {
+        Ok(()) => {
+            let made = open_directory(at, name)?;
+            copy_directory_metadata(below()?, made.as_fd())?;
+            // Bringing a directory up is no change of the one it lies in.
+            set_times(at, before.accessed, before.modified)?;
+        }
+        Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    open_directory(at, name)
 }
 
 fn open_directory(at: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {

@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// Contents of larger files are not hashed: whether such a file is the same is asked too rarely.
-const HASH_LIMIT: u64 = 64 << 20;
+pub(super) const HASH_LIMIT: u64 = 64 << 20;
 
 /// User databases, which `--chown` looks into, are kept up to this size.
 const KEEP_LIMIT: u64 = 1 << 20;
@@ -165,9 +165,8 @@ impl LayerIndex {
             }
             EntryKind::HardLink { target } => return Ok(self.link(parent, name, target)),
             EntryKind::File if entry.size <= HASH_LIMIT => {
-                let is_database = above == [b"etc"] && matches!(name, b"passwd" | b"group") && entry.size <= KEEP_LIMIT;
                 let mut hasher = blake3::Hasher::new();
-                if is_database {
+                if is_user_database(above, name, entry.size) {
                     let mut content = Vec::new();
                     reader.read_to_end(&mut content)?;
                     hasher.update(&content);
@@ -205,7 +204,12 @@ impl LayerIndex {
     }
 }
 
-fn layer_xattrs(all: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Xattrs {
+/// Whether a file's content is kept: `--chown` looks for names in it.
+pub(super) fn is_user_database(above: &[&[u8]], name: &[u8], size: u64) -> bool {
+    above == [b"etc"] && matches!(name, b"passwd" | b"group") && size <= KEEP_LIMIT
+}
+
+pub(super) fn layer_xattrs(all: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Xattrs {
     let kept: BTreeMap<_, _> = all.filter(|(name, _)| disk::is_layer_xattr(name)).collect();
     kept.into_iter().collect()
 }
@@ -229,7 +233,7 @@ impl Node {
         Self { mode: mode & 0o7777, uid, gid, size, modified, xattrs, ..Self::empty(kind) }
     }
 
-    fn empty(kind: Kind) -> Self {
+    pub(super) fn empty(kind: Kind) -> Self {
         Self {
             kind,
             mode: 0,
@@ -279,6 +283,54 @@ impl Node {
     }
 }
 
+/// What is asked of a directory of the index, by the directory's number.
+impl LayerIndex {
+    pub(super) fn find(&self, at: u32, name: &OsStr) -> Option<(u32, &Node)> {
+        let node = *self.nodes[at as usize].children.get(name.as_bytes())?;
+        Some((node, &self.nodes[node as usize]))
+    }
+
+    pub(super) fn metadata(&self, at: u32) -> Metadata {
+        self.nodes[at as usize].metadata(at)
+    }
+
+    pub(super) fn stat(&self, at: u32, name: &OsStr) -> Option<Metadata> {
+        self.find(at, name).map(|(number, node)| node.metadata(number))
+    }
+
+    pub(super) fn child(&self, at: u32, name: &OsStr) -> Option<u32> {
+        let (node, found) = self.find(at, name)?;
+        (found.kind == Kind::Directory).then_some(node)
+    }
+
+    pub(super) fn names(&self, at: u32) -> Vec<(OsString, bool)> {
+        let is_whiteout = |node: &u32| self.nodes[*node as usize].is_whiteout();
+        let children = &self.nodes[at as usize].children;
+        children.iter().map(|(name, node)| (OsString::from_vec(name.clone()), is_whiteout(node))).collect()
+    }
+
+    pub(super) fn read_link(&self, at: u32, name: &OsStr) -> io::Result<OsString> {
+        match self.find(at, name) {
+            Some((_, node)) if node.kind == Kind::Symlink => Ok(OsString::from_vec(node.target.clone())),
+            _ => Err(rustix::io::Errno::INVAL.into()),
+        }
+    }
+
+    /// One of the few files whose content is kept.
+    pub(super) fn open_file(&self, at: u32, name: &OsStr) -> io::Result<File> {
+        let content = self.find(at, name).and_then(|(_, node)| node.content.as_ref()).ok_or_else(needs_files)?;
+        let mut file = File::from(rustix::fs::memfd_create("content", rustix::fs::MemfdFlags::CLOEXEC)?);
+        file.write_all(content)?;
+        file.rewind()?;
+        Ok(file)
+    }
+
+    pub(super) fn attributes(&self, at: u32, name: &OsStr) -> io::Result<Attributes> {
+        let (_, node) = self.find(at, name).ok_or(rustix::io::Errno::NOENT)?;
+        Ok(Attributes { owner: (node.uid, node.gid), device: node.device, xattrs: node.xattrs.clone() })
+    }
+}
+
 impl IndexedDirectory {
     pub(super) fn root(index: Arc<LayerIndex>) -> Self {
         Self { index, node: 0 }
@@ -288,13 +340,8 @@ impl IndexedDirectory {
         &self.index.nodes[self.node as usize]
     }
 
-    fn get(&self, name: &OsStr) -> Option<(u32, &Node)> {
-        let node = *self.here().children.get(name.as_bytes())?;
-        Some((node, &self.index.nodes[node as usize]))
-    }
-
     pub(super) fn metadata(&self) -> Metadata {
-        self.here().metadata(self.node)
+        self.index.metadata(self.node)
     }
 
     pub(super) fn xattrs(&self) -> &Xattrs {
@@ -310,45 +357,34 @@ impl IndexedDirectory {
     }
 
     pub(super) fn implies(&self, name: &OsStr) -> bool {
-        self.get(name).is_some_and(|(_, node)| node.implied)
+        self.index.find(self.node, name).is_some_and(|(_, node)| node.implied)
     }
 
     pub(super) fn stat(&self, name: &OsStr) -> Option<Metadata> {
-        self.get(name).map(|(number, node)| node.metadata(number))
+        self.index.stat(self.node, name)
     }
 
     pub(super) fn child(&self, name: &OsStr) -> Option<Self> {
-        let (node, found) = self.get(name)?;
-        (found.kind == Kind::Directory).then(|| Self { index: self.index.clone(), node })
+        self.index.child(self.node, name).map(|node| Self { index: self.index.clone(), node })
     }
 
     pub(super) fn names(&self) -> Vec<(OsString, bool)> {
-        let is_whiteout = |node: &u32| self.index.nodes[*node as usize].is_whiteout();
-        self.here().children.iter().map(|(name, node)| (OsString::from_vec(name.clone()), is_whiteout(node))).collect()
+        self.index.names(self.node)
     }
 
     pub(super) fn read_link(&self, name: &OsStr) -> io::Result<OsString> {
-        match self.get(name) {
-            Some((_, node)) if node.kind == Kind::Symlink => Ok(OsString::from_vec(node.target.clone())),
-            _ => Err(rustix::io::Errno::INVAL.into()),
-        }
+        self.index.read_link(self.node, name)
     }
 
-    /// One of the few files whose content is kept.
     pub(super) fn open_file(&self, name: &OsStr) -> io::Result<File> {
-        let content = self.get(name).and_then(|(_, node)| node.content.as_ref()).ok_or_else(needs_files)?;
-        let mut file = File::from(rustix::fs::memfd_create("content", rustix::fs::MemfdFlags::CLOEXEC)?);
-        file.write_all(content)?;
-        file.rewind()?;
-        Ok(file)
+        self.index.open_file(self.node, name)
     }
 
     pub(super) fn attributes(&self, name: &OsStr) -> io::Result<Attributes> {
-        let (_, node) = self.get(name).ok_or(rustix::io::Errno::NOENT)?;
-        Ok(Attributes { owner: (node.uid, node.gid), device: node.device, xattrs: node.xattrs.clone() })
+        self.index.attributes(self.node, name)
     }
 
     pub(super) fn content(&self, name: &OsStr) -> io::Result<Content> {
-        self.get(name).and_then(|(_, node)| node.digest).map(Content::Digest).ok_or_else(needs_files)
+        self.index.find(self.node, name).and_then(|(_, node)| node.digest).map(Content::Digest).ok_or_else(needs_files)
     }
 }

@@ -1,6 +1,6 @@
 //! A directory inside one layer, by itself: nothing here knows of the layers above or below.
 //!
-//! It lies open on the file system, or is known by the layer's tar alone. Whatever `Directory` asks of a layer it asks
+//! It lies open on the file system, is known by the layer's tar alone, or is only to be written into one (`sketch`). Whatever `Directory` asks of a layer it asks
 //! through these few methods.
 
 use std::{
@@ -22,6 +22,7 @@ use rustix::{
 use super::{
     index::{IndexedDirectory, LayerIndex, needs_files},
     metadata::{Kind, Metadata},
+    sketch::SketchedDirectory,
     xattrs,
 };
 use crate::{
@@ -51,6 +52,8 @@ pub(crate) enum LayerDirectory {
     Open(OwnedFd),
     /// Known by its tar.
     Indexed(IndexedDirectory),
+    /// Written nowhere yet.
+    Sketched(SketchedDirectory),
 }
 
 /// What an entry has beside its metadata; the owner is the true one, set or written down.
@@ -81,7 +84,23 @@ impl LayerDirectory {
     pub(crate) fn fd(&self) -> io::Result<BorrowedFd<'_>> {
         match self {
             Self::Open(fd) => Ok(fd.as_fd()),
-            Self::Indexed(_) => Err(needs_files()),
+            Self::Indexed(_) | Self::Sketched(_) => Err(needs_files()),
+        }
+    }
+
+    pub(crate) fn sketched(&self) -> Option<&SketchedDirectory> {
+        match self {
+            Self::Sketched(directory) => Some(directory),
+            Self::Open(_) | Self::Indexed(_) => None,
+        }
+    }
+
+    /// The directory's owner, set or written down, and the attributes of it that a layer carries.
+    pub(crate) fn own_attributes(&self) -> io::Result<((u32, u32), Xattrs)> {
+        let set = self.metadata().map(|metadata| (metadata.uid, metadata.gid))?;
+        match self {
+            Self::Open(fd) => Ok((disk::recorded_owner(fd)?.unwrap_or(set), disk::layer_xattrs(fd)?)),
+            Self::Indexed(_) | Self::Sketched(_) => Ok((set, self.xattrs())),
         }
     }
 
@@ -89,6 +108,7 @@ impl LayerDirectory {
         match self {
             Self::Open(fd) => Ok(Metadata::from_stat(&rustix::fs::statat(fd, "", AtFlags::EMPTY_PATH)?)),
             Self::Indexed(directory) => Ok(directory.metadata()),
+            Self::Sketched(directory) => Ok(directory.metadata()),
         }
     }
 
@@ -97,6 +117,7 @@ impl LayerDirectory {
         match self {
             Self::Open(fd) => xattrs::read(fd.as_fd(), xattrs::is_private_to_overlay),
             Self::Indexed(directory) => directory.xattrs().clone(),
+            Self::Sketched(directory) => directory.xattrs(),
         }
     }
 
@@ -115,6 +136,7 @@ impl LayerDirectory {
         match self {
             Self::Open(fd) => stat_at(fd.as_fd(), name),
             Self::Indexed(directory) => Ok(directory.stat(name)),
+            Self::Sketched(directory) => Ok(directory.stat(name)),
         }
     }
 
@@ -131,6 +153,11 @@ impl LayerDirectory {
                 (Some(_), None) => Step::Other,
                 (None, None) => Step::Missing,
             }),
+            Self::Sketched(directory) => Ok(match (directory.stat(name), directory.child(name)) {
+                (_, Some(child)) => Step::Directory(Self::Sketched(child)),
+                (Some(_), None) => Step::Other,
+                (None, None) => Step::Missing,
+            }),
         }
     }
 
@@ -141,6 +168,7 @@ impl LayerDirectory {
                 matches!(rustix::fs::fgetxattr(fd, OPAQUE, &mut value), Ok(1)) && value[0] == b'y'
             }
             Self::Indexed(directory) => directory.is_opaque(),
+            Self::Sketched(directory) => directory.is_opaque(),
         }
     }
 
@@ -149,6 +177,7 @@ impl LayerDirectory {
         match self {
             Self::Open(fd) => names_in(fd.as_fd(), overlay),
             Self::Indexed(directory) => Ok(directory.names()),
+            Self::Sketched(directory) => Ok(directory.names()),
         }
     }
 
@@ -156,6 +185,7 @@ impl LayerDirectory {
         match self {
             Self::Open(fd) => read_link_at(fd.as_fd(), name),
             Self::Indexed(directory) => directory.read_link(name),
+            Self::Sketched(directory) => directory.read_link(name),
         }
     }
 
@@ -164,6 +194,7 @@ impl LayerDirectory {
         match self {
             Self::Open(fd) => open_file_at(fd.as_fd(), name),
             Self::Indexed(directory) => directory.open_file(name),
+            Self::Sketched(directory) => directory.open_file(name),
         }
     }
 
@@ -172,6 +203,7 @@ impl LayerDirectory {
         match self {
             Self::Open(fd) => attributes_at(fd.as_fd(), name, metadata),
             Self::Indexed(directory) => directory.attributes(name),
+            Self::Sketched(directory) => directory.attributes(name),
         }
     }
 
@@ -180,6 +212,7 @@ impl LayerDirectory {
         match self {
             Self::Open(fd) => open_file_at(fd.as_fd(), name).map(Content::File),
             Self::Indexed(directory) => directory.content(name),
+            Self::Sketched(directory) => directory.content(name),
         }
     }
 }
@@ -245,6 +278,11 @@ pub(crate) fn attributes_at(at: BorrowedFd<'_>, name: &OsStr, metadata: &Metadat
     };
     let owner = disk::recorded_owner(&file)?.unwrap_or(set);
     Ok(Attributes { owner, device: disk::device(&file)?, xattrs: disk::layer_xattrs(&file)? })
+}
+
+/// Attributes that a copy of the file has in a layer.
+pub(crate) fn file_xattrs(file: &File) -> Xattrs {
+    xattrs::read(file.as_fd(), |name| xattrs::is_private(name) || !disk::is_layer_xattr(name))
 }
 
 /// Opens a directory to be read; one that may only be passed through is opened for that.

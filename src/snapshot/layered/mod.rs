@@ -3,6 +3,7 @@
 //! The stack has overlayfs's form: an `upper` directory that is written to and `lowers`, topmost first; a character
 //! device 0:0 hides a name, `user.overlay.opaque=y` hides what lies below a directory. A mount of the same
 //! directories (`userxattr`) shows the same tree. Without lowers the upper is the whole tree and nothing is special.
+//! A lower may be known by an index alone, and the upper may be a [`Sketch`], which no mount shows.
 //!
 //! Every path is confined to the root: it is cleaned, then walked one component at a time with open directories, and
 //! links, absolute or climbing, are resolved inside. Unaware of Dockerfiles and of who asks.
@@ -12,6 +13,7 @@ mod index;
 mod index_file;
 mod layer;
 mod metadata;
+mod sketch;
 mod walk;
 pub(crate) mod xattrs;
 
@@ -35,9 +37,11 @@ use rustix::{
 pub use directory::Directory;
 pub(crate) use directory::{set_owner, set_times};
 pub use index::{LayerIndex, index_layer};
-pub(crate) use layer::{Content, LayerDirectory, attributes_at, open_file_at, read_link_at};
+pub(crate) use layer::{Content, LayerDirectory, Step, file_xattrs};
 pub(crate) use metadata::timespec;
 pub use metadata::{Kind, Metadata};
+pub(crate) use sketch::{Body, FileSource, LastPath, NewEntry, OpenSource, Settled, SketchedEntry, needs_directory};
+pub use sketch::{Sketch, is_directory_needed};
 
 pub use super::Timestamp;
 pub(crate) use walk::{Place, clean, walk, walk_seen};
@@ -82,6 +86,19 @@ impl LayeredRoot {
         let upper = LayerDirectory::open(upper.as_fd())?;
         Ok(Self {
             top: Directory::top(Some(upper), open_all(&lowers)?, overlay),
+            overlay,
+            writable: true,
+            ownership: Ownership::Set,
+            stop: None,
+        })
+    }
+
+    /// The same where what is written goes into a sketch.
+    pub fn sketched(sketch: &Arc<Sketch>, lowers: &[Lower]) -> io::Result<Self> {
+        let overlay = !lowers.is_empty();
+        let upper = LayerDirectory::Sketched(sketch.root());
+        Ok(Self {
+            top: Directory::top(Some(upper), open_all(lowers)?, overlay),
             overlay,
             writable: true,
             ownership: Ownership::Set,
@@ -143,6 +160,11 @@ impl LayeredRoot {
     /// Whether a character device 0:0 in the upper directory would be taken for a whiteout.
     pub(crate) fn is_overlay(&self) -> bool {
         self.overlay
+    }
+
+    /// Whether what is written goes into a sketch.
+    pub(crate) fn is_sketch(&self) -> bool {
+        self.top.is_sketch()
     }
 
     /// Whether the stack can be written to.
@@ -265,7 +287,7 @@ pub(crate) fn ensure_directory(
     for name in &place.rest {
         directory = directory.make_directory(name, new.mode)?;
         if let Some((uid, gid)) = new.owner {
-            set_owner(directory.upper()?, uid, gid, ownership)?;
+            directory.set_owner(uid, gid, ownership)?;
         }
         made.push(directory.clone());
     }
