@@ -19,6 +19,7 @@ use std::{
         unix::net::UnixStream,
     },
     path::Path,
+    sync::Arc,
 };
 
 use nix::{sched::CloneFlags, unistd::Pid};
@@ -34,7 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     chroot,
-    emulate::{Emulator, Scope},
+    emulate::{self, Emulator, Scope},
     exec, files, forkserver,
     mounts::{self, Prepared},
     network::{Attachment, NAME_SERVER},
@@ -344,7 +345,7 @@ fn take_listener(socket: &UnixStream) -> Option<Listener> {
     fds.pop().map(Listener::new)
 }
 
-/// Starts the program where nearly all it does with ids is held: a thread of ours answers until the end.
+/// Starts the program where nearly all it does with ids is held: threads of ours answer until the end.
 fn start_with_one_id(spec: &Spec, ready: &Ready, streams: Streams<'_>) -> Result<Pid, InitError> {
     let (ours, theirs) = UnixStream::pair().during("make a socket")?;
     let tell = streams.control.try_clone().during("copy a socket")?;
@@ -353,16 +354,12 @@ fn start_with_one_id(spec: &Spec, ready: &Ready, streams: Streams<'_>) -> Result
     let (program, proc) = start(spec, ready, streams, &power, |child| process::fork(child))?;
     drop(power);
     if let Some(listener) = take_listener(&ours) {
-        let emulator = Emulator::new(listener, Scope::Everything, ready.user.clone(), proc);
-        let answer = move || {
-            if let Err(error) = emulator.answer_all() {
-                let told = Err::<(), _>(error).during("answer calls");
-                told.unwrap_or_else(|error| tell.tell(&Message::Failed(error)));
-                // Pid 1 of the step: with it the rest ends.
-                process::exit_now(0);
-            }
-        };
-        std::thread::Builder::new().spawn(answer).during("start a thread")?;
+        let emulator = Arc::new(Emulator::new(listener, Scope::Everything, ready.user.clone(), proc));
+        for _ in 0..emulate::threads() {
+            let emulator = Arc::clone(&emulator);
+            let tell = tell.try_clone().during("copy a socket")?;
+            std::thread::Builder::new().spawn(move || answer(&emulator, &tell)).during("start a thread")?;
+        }
     }
     Ok(program)
 }
@@ -387,6 +384,15 @@ pub(super) fn exit_of(ended: Ended) -> Exit {
         max_rss_kb: ended.max_rss_kb,
         user_us: ended.user_us,
         system_us: ended.system_us,
+    }
+}
+
+fn answer(emulator: &Emulator, control: &Control) {
+    if let Err(error) = emulator.answer_all() {
+        let told = Err::<(), _>(error).during("answer calls");
+        told.unwrap_or_else(|error| control.tell(&Message::Failed(error)));
+        // Pid 1 of the step: with it the rest ends.
+        process::exit_now(0);
     }
 }
 

@@ -77,6 +77,27 @@ const OPENS: &[(libc::c_long, u32)] = &[(libc::SYS_openat, 2)];
 /// O_TMPFILE without O_DIRECTORY, which it contains.
 const CREATES: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
 
+/// Whether a held call changes nothing.
+pub fn only_tells(number: i64) -> bool {
+    const TELL: &[i64] = &[
+        libc::SYS_getuid,
+        libc::SYS_getgid,
+        libc::SYS_geteuid,
+        libc::SYS_getegid,
+        libc::SYS_getresuid,
+        libc::SYS_getresgid,
+        libc::SYS_getgroups,
+        libc::SYS_newfstatat,
+        libc::SYS_fstat,
+        libc::SYS_statx,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_stat,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_lstat,
+    ];
+    TELL.contains(&number)
+}
+
 /// The filter; programs of sibling architectures are not emulated.
 pub fn filter(scope: Scope) -> Vec<Instruction> {
     let mut body = vec![load(NUMBER)];

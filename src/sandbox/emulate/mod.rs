@@ -39,7 +39,6 @@ mod stat;
 mod target;
 
 use std::{
-    cell::{Cell, RefCell},
     collections::HashSet,
     ffi::OsStr,
     io,
@@ -48,6 +47,10 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
+    sync::{
+        Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rustix::{fs::Mode, io::Errno};
@@ -79,6 +82,13 @@ pub fn held_calls(scope: Scope) -> Vec<Instruction> {
     filter::filter(scope)
 }
 
+/// How many threads should answer where everything is held. One alone would gather all that a step runs on its own processor:
+/// each call wakes the answering thread where it was made, and is answered there.
+pub fn threads() -> usize {
+    const MOST: usize = 4;
+    rustix::thread::sched_getaffinity(None).map_or(1, |set| (set.count() as usize).clamp(1, MOST))
+}
+
 /// Makes the calling process believe to be a user. Before the filter.
 pub fn pretend(user: &User) -> io::Result<()> {
     Ids { user: Triple::all(user.uid), group: Triple::all(user.gid) }.give_to(0)
@@ -93,9 +103,11 @@ pub struct Emulator {
     /// Whose numbers our /proc has.
     proc: Proc,
     /// Who asked to keep the powers of root when giving up its id (`setpriv` does, to change groups afterwards).
-    keepers: RefCell<HashSet<u32>>,
+    keepers: Mutex<HashSet<u32>>,
     /// Some process may have another root than we do.
-    has_chroots: Cell<bool>,
+    has_chroots: AtomicBool,
+    /// Whoever changes something is alone: nobody sees a file whose owner is not written down yet.
+    changing: RwLock<()>,
 }
 
 /// What becomes of a call.
@@ -118,12 +130,15 @@ impl Emulator {
     /// Answers what arrives at a listener. The process's own mode mask is cleared: new files get what is asked for.
     pub fn new(listener: Listener, scope: Scope, user: User, proc: Proc) -> Self {
         rustix::process::umask(Mode::empty());
-        Self { listener, scope, user, proc, keepers: RefCell::default(), has_chroots: Cell::default() }
+        let (keepers, has_chroots, changing) = Default::default();
+        Self { listener, scope, user, proc, keepers, has_chroots, changing }
     }
 
     /// Answers calls until nobody is left who could make one. A thread of its own does nothing else: to look each time
     /// whether the step has ended would be a sixth of what a call costs.
     pub fn answer_all(&self) -> io::Result<()> {
+        // Somebody waits for each answer. An error means that the kernel knows no turns (before 6.12).
+        let _ = process::take_short_turns();
         while !self.listener.is_abandoned()? {
             while self.answer_next()? {}
         }
@@ -134,7 +149,7 @@ impl Emulator {
     pub fn answer_next(&self) -> io::Result<bool> {
         let Some(call) = self.listener.receive()? else { return Ok(false) };
         // What cannot be emulated is as if it were not.
-        match self.decide(&call).unwrap_or(Answer::Through) {
+        match self.decide_in_turn(&call).unwrap_or(Answer::Through) {
             Answer::Through => self.listener.let_through(&call),
             Answer::Value(value) => self.listener.answer(&call, value),
             Answer::Error(errno) => self.listener.refuse(&call, errno),
@@ -143,10 +158,23 @@ impl Emulator {
         Ok(true)
     }
 
+    fn decide_in_turn(&self, call: &Call) -> io::Result<Answer> {
+        if filter::only_tells(call.number) {
+            let _shared = self.changing.read().unwrap_or_else(PoisonError::into_inner);
+            return self.decide(call);
+        }
+        let _alone = self.changing.write().unwrap_or_else(PoisonError::into_inner);
+        self.decide(call)
+    }
+
+    fn keepers(&self) -> MutexGuard<'_, HashSet<u32>> {
+        self.keepers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn decide(&self, call: &Call) -> io::Result<Answer> {
         // Only calls with paths need it; the others never look into /proc.
         let in_proc = if self.proc == Proc::Outer { process::pid_in_proc(call.pid).unwrap_or(0) } else { call.pid };
-        let target = Target { pid: call.pid, in_proc, has_our_root: !self.has_chroots.get() };
+        let target = Target { pid: call.pid, in_proc, has_our_root: !self.has_chroots.load(Ordering::Relaxed) };
         let [first, second, third, fourth, ..] = call.arguments;
         match call.number {
             libc::SYS_getuid => Ok(Answer::Value(Ids::of(call.pid)?.user.real.into())),
@@ -173,7 +201,7 @@ impl Emulator {
             libc::SYS_setfsgid => Ok(Answer::Value(Ids::of(call.pid)?.group.effective.into())),
             libc::SYS_setgroups => Ok(if self.has_powers(call.pid)? { Answer::Value(0) } else { Answer::Error(libc::EPERM) }),
             libc::SYS_prctl => {
-                let mut keepers = self.keepers.borrow_mut();
+                let mut keepers = self.keepers();
                 let _ = if second == 1 { keepers.insert(call.pid) } else { keepers.remove(&call.pid) };
                 Ok(Answer::Through)
             }
@@ -190,7 +218,7 @@ impl Emulator {
             libc::SYS_fstat => stat_of(target, target.descriptor(first as i32), Last::Followed, second),
             libc::SYS_statx => statx(call, target),
             libc::SYS_chroot => {
-                self.has_chroots.set(true);
+                self.has_chroots.store(true, Ordering::Relaxed);
                 Ok(Answer::Through)
             }
             _ => self.decide_old(call, target),
@@ -225,7 +253,7 @@ impl Emulator {
     }
 
     fn has_powers(&self, pid: u32) -> io::Result<bool> {
-        Ok(Ids::of(pid)?.is_root() || self.keepers.borrow().contains(&pid))
+        Ok(Ids::of(pid)?.is_root() || self.keepers().contains(&pid))
     }
 
     /// Sets new ids by a rule that knows the old ones and whether everything is allowed.
@@ -319,7 +347,7 @@ impl Emulator {
     }
 
     fn is_refused(&self, target: Target, path: &Path, ids: &Ids, writes: bool) -> bool {
-        !self.keepers.borrow().contains(&target.pid) && create::is_refused(path, ids, writes)
+        !self.keepers().contains(&target.pid) && create::is_refused(path, ids, writes)
     }
 }
 
