@@ -48,6 +48,15 @@ pub enum Power {
     WithoutNamespaces,
 }
 
+impl Power {
+    /// Whether the program stays in the session that pid 1 of the step has started. The scheduler shares the processors between
+    /// sessions (autogroup): on a busy machine each held call would wait for the turn of two, that of whoever makes it and
+    /// that of whoever answers it. A terminal belongs to who has started the session.
+    pub fn shares_session(&self, spec: &Spec) -> bool {
+        matches!(self, Power::OneId(_)) && spec.stdio != Stdio::Terminal
+    }
+}
+
 /// Becomes the step's program. Returns only with the reason why not.
 /// `stdin` is what it reads instead of nothing.
 pub fn become_program(spec: &Spec, user: &User, stdin: Option<OwnedFd>, power: &Power) -> InitError {
@@ -59,7 +68,11 @@ pub fn become_program(spec: &Spec, user: &User, stdin: Option<OwnedFd>, power: &
 
 fn prepare(spec: &Spec, user: &User, stdin: Option<OwnedFd>, power: &Power) -> Result<(), InitError> {
     // No terminal of ours to push characters into.
-    rustix::process::setsid().during("start a session")?;
+    if power.shares_session(spec) {
+        rustix::process::setpgid(None, None).during("start a process group")?;
+    } else {
+        rustix::process::setsid().during("start a session")?;
+    }
     match (spec.stdio, stdin) {
         (Stdio::Terminal, Some(socket)) => console::open(socket.into())?,
         (_, stdin) => set_stdin(stdin)?,

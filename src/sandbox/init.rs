@@ -350,6 +350,9 @@ fn start_with_one_id(spec: &Spec, ready: &Ready, streams: Streams<'_>) -> Result
     let (ours, theirs) = UnixStream::pair().during("make a socket")?;
     let tell = streams.control.try_clone().during("copy a socket")?;
     let power = exec::Power::OneId(theirs);
+    if power.shares_session(spec) {
+        rustix::process::setsid().during("start a session")?;
+    }
     // Its calls are held before it executes anything.
     let (program, proc) = start(spec, ready, streams, &power, |child| process::fork(child))?;
     drop(power);
