@@ -49,7 +49,7 @@ async fn find(
     let key = BaseKey { source: BaseSource::Registry(image.clone()), platform: host.clone(), explicit_platform: true };
     let pull = if services.offline { PullPolicy::Offline } else { PullPolicy::Missing };
     let found = bases::find(image, &key, pull, services).await?;
-    let stack = Layer::base_stack(&found.base.image.layers, &found.source, step);
+    let stack = Layer::base_stack(&found.base.image.layers, &found.source, step, services);
     let layers = directories(&stack, services, progress).await?;
     let (image, names) = (image.clone(), names.to_vec());
     blocking(move || {

@@ -33,7 +33,7 @@ use crate::{
     },
     plan::{Input, MountKind, Op, Plan, SourceFrom, VertexId},
     snapshot::copy::Listing,
-    store::{FactsRecord, SnapshotId},
+    store::FactsRecord,
 };
 
 /// A vertex that is done.
@@ -227,7 +227,7 @@ impl Engine {
     fn image(&self, id: VertexId, key: &crate::plan::BaseKey) -> Result<Realised, BuildError> {
         let found = self.bases.get(key).ok_or_else(|| BuildError::new(Kind::Base, format!("base image {key} was not resolved")))?;
         let step = self.step(id);
-        let stack = Layer::base_stack(&found.base.image.layers, &found.source, step);
+        let stack = Layer::base_stack(&found.base.image.layers, &found.source, step, &self.services);
         self.progress.event(Event::Started { step });
         self.progress.event(Event::Finished { step, duration: Duration::ZERO });
         Ok(Realised { result: base_result(&found.base.image), stack: Arc::new(stack) })
@@ -283,7 +283,7 @@ impl Engine {
             self.tell_why(id, &facts);
             let started = Instant::now();
             self.progress.event(Event::Started { step });
-            let snapshot = SnapshotId::of_key("step", &layer);
+            let snapshot = self.services.snapshot_of_step(&layer);
             let result = match &self.plan.vertices[id.0].op {
                 Op::Run(run) => self.execute_run(id, run, &parent, &snapshot).await.map(|()| None),
                 Op::Copy(copy) => self.execute_copy(id, copy, &parent, &snapshot).await,
@@ -317,7 +317,7 @@ impl Engine {
     fn realised_from(self: &Arc<Self>, id: VertexId, record: Record, parent: &Realised, packed: Option<Packed>) -> Realised {
         let below = if self.is_link(id) { Stack::new() } else { parent.stack.to_vec() };
         let blobs = self.faithful(&record.blobs);
-        let snapshot = SnapshotId::of_key("step", &record.layer);
+        let snapshot = self.services.snapshot_of_step(&record.layer);
         let layer = Layer::of_step(snapshot, below, record.created, blobs, record.searched.clone());
         let layer = Arc::new(match packed {
             Some(packed) => layer.known_by(packed),

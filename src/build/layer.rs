@@ -83,12 +83,12 @@ impl std::fmt::Debug for Layer {
 
 impl Layer {
     /// The layers of a base image.
-    pub fn base_stack(layers: &[crate::oci::Layer], source: &BlobSource, step: StepId) -> Stack {
+    pub fn base_stack(layers: &[crate::oci::Layer], source: &BlobSource, step: StepId, services: &Services) -> Stack {
         let mut stack: Stack = Vec::with_capacity(layers.len());
         let mut chain: Option<ChainId> = None;
         for layer in layers {
             let id = ChainId::on(chain.as_ref(), &layer.diff_id);
-            let snapshot = SnapshotId::of_chain("base", &id);
+            let snapshot = SnapshotId::of_chain(&services.kind_of_snapshot("base"), &id);
             let origin = Origin::Base { layer: Box::new(layer.clone()), source: source.clone(), step };
             stack.push(Arc::new(Self::new(snapshot, origin, stack.clone())));
             chain = Some(id);

@@ -178,6 +178,6 @@ pub async fn unpack_image(
     services: &Services,
     progress: &Arc<dyn Progress>,
 ) -> Result<Vec<std::path::PathBuf>, BuildError> {
-    let stack = Layer::base_stack(&image.layers, &layer::BlobSource::Store, step);
+    let stack = Layer::base_stack(&image.layers, &layer::BlobSource::Store, step, services);
     layer::directories(&stack, services, progress).await
 }

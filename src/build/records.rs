@@ -14,7 +14,7 @@ use crate::{
     },
     oci::Digest,
     plan::VertexId,
-    store::{NewStep, SnapshotId},
+    store::NewStep,
 };
 
 /// What the store remembers of a step.
@@ -58,7 +58,7 @@ impl Engine {
             let blobs = self.faithful(&record.blobs);
             let mut blobs = blobs.iter().map(|(_, layer)| &layer.descriptor);
             let has_blob = blobs.any(|blob| store.has_described(blob).unwrap_or(false) || elsewhere(blob));
-            if has_blob || store.snapshot(&SnapshotId::of_key("step", &record.layer)).map_err(BuildError::store)?.is_some() {
+            if has_blob || store.snapshot(&self.services.snapshot_of_step(&record.layer)).map_err(BuildError::store)?.is_some() {
                 return Ok(Some((record, hit)));
             }
         }

@@ -13,7 +13,7 @@ use crate::{
     registry::Client,
     sandbox::{Cancel, Entered, Rung},
     snapshot::{CompressPool, Ownership},
-    store::Store,
+    store::{SnapshotId, Store},
     sys::limits::{memory_bytes, raise_open_files},
 };
 
@@ -176,6 +176,20 @@ pub struct Services {
 }
 
 impl Services {
+    /// The kind of a snapshot here. Where one id is mapped, owners are written down and not set: directories that were made
+    /// the other way show owners that are nobody's.
+    pub fn kind_of_snapshot(&self, kind: &str) -> String {
+        match self.ownership {
+            Ownership::Set => kind.to_owned(),
+            Ownership::Record => format!("{kind}recorded"),
+        }
+    }
+
+    /// The snapshot of what a step made.
+    pub fn snapshot_of_step(&self, layer: &str) -> SnapshotId {
+        SnapshotId::of_key(&self.kind_of_snapshot("step"), layer)
+    }
+
     /// What a process needs to build in `store` where it stands after [`crate::sandbox::enter()`]: a thread for each core,
     /// emulators from nowhere, no cache elsewhere. Raises the process's limit of open files.
     pub fn new(store: Store, client: Client, entered: &Entered, sources: SourceOptions) -> std::io::Result<Self> {

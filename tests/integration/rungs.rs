@@ -133,6 +133,19 @@ fn owners_modes_and_users_are_the_same_on_every_rung() {
     all_agree(&stands, &[]);
 }
 
+/// The user's ids were taken away, or given: what an earlier build left has owners of the other kind.
+#[test]
+fn one_store_serves_builds_on_different_rungs() {
+    for bed in Bed::each_user() {
+        for (turn, rung) in ["full", "single", "full"].into_iter().enumerate() {
+            bed.dockerfile(&format!(
+                "FROM alpine\nRUN touch /f && chown 12:34 /f\nRUN test \"$(stat -c %u:%g /f /bin/busybox | tr '\\n' ' ')\" = '12:34 0:0 ' && echo {turn}\n"
+            ));
+            bed.run(&["--rung", rung, "build", "."]).succeeds();
+        }
+    }
+}
+
 #[test]
 fn a_debian_application_is_the_same_on_every_rung() {
     let Some(packages) = debian_packages() else { return };
