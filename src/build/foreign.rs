@@ -107,6 +107,11 @@ fn elf_machine(file: &Path) -> Option<&'static str> {
     architecture(&header)
 }
 
+/// Whether a file that begins like this is a program that a platform can't run.
+pub(super) fn is_foreign(header: &[u8; 20], platform: &Platform) -> bool {
+    architecture(header).is_some_and(|architecture| !runs(platform, architecture))
+}
+
 /// The processor of an ELF file by its header; None for anything else and for those we have no name for.
 fn architecture(header: &[u8; 20]) -> Option<&'static str> {
     if header[..4] != *b"\x7fELF" {

@@ -18,7 +18,7 @@ use crate::{
     },
     oci::{Annotations, Descriptor},
     snapshot::{
-        self, Compression, KnownDigest, TimestampPolicy,
+        self, Compression, Questions, TimestampPolicy,
         layered::{LayerIndex, LayeredRoot, Lower, Sketch},
     },
     sys::root::RootDir,
@@ -56,13 +56,13 @@ pub fn pack_sketch(
     sketch: &Arc<Sketch>,
     lowers: Vec<Lower>,
     policy: LayerPolicy,
-    known: KnownDigest<'_>,
+    questions: Questions<'_>,
     services: &Services,
 ) -> Result<crate::oci::Layer, BuildError> {
     let below = LayeredRoot::read_only(lowers).map_err(|error| fail(&error))?;
     let changes = snapshot::diff_sketch(sketch, &below).map_err(|error| fail(&error).caused_by(&error))?;
     let packed = pack(policy, services, |out, timestamps| {
-        snapshot::write_sketch(&changes, sketch, known, out, timestamps).map(drop).map_err(|error| {
+        snapshot::write_sketch(&changes, sketch, questions, out, timestamps).map(drop).map_err(|error| {
             let is_of_a_file = matches!(error, snapshot::Error::Changed { .. } | snapshot::Error::Io { .. });
             BuildError { needs_directory: is_of_a_file, ..fail(&error) }
         })

@@ -7,6 +7,7 @@
 //! | what no image of this build holds | it is not packed |
 //! | files of a stage or of the web, archives, devices, very many files | a sketch does not hold them |
 //! | times that the output sets (`rewrite-timestamp`) | they are not the step's own: a later build wants those |
+//! | programs of another processor | whether they are meant to be where they are is asked of the files (`foreign`) |
 //! | a file that becomes shorter meanwhile, or can't be read; a secret | copied first, it may go well, and errors are told better |
 //!
 //! A later build that has such a step cached and needs its files unpacks the blob; without the blob it is a miss.
@@ -19,11 +20,15 @@ use crate::{
         BuildError, Kind, Layer,
         copy::OpenedCopy,
         engine::{Engine, stage_inputs},
+        foreign::is_foreign,
         layer::on_lowers,
         pack::{Packed, pack_sketch},
     },
     plan::{CopyOp, Input, Op, Plan, SourceFrom, VertexId},
-    snapshot::layered::{LayeredRoot, Sketch},
+    snapshot::{
+        Questions,
+        layered::{LayeredRoot, Sketch},
+    },
 };
 
 impl Engine {
@@ -47,8 +52,10 @@ impl Engine {
             let mut root = root.with_ownership(this.services.ownership).stopped_by(this.services.cancel.flag());
             root.inherit_root().map_err(fail)?;
             copy.carry_out(root, || {
-                let known = |key| this.inputs.known_digest(key);
-                let blob = pack_sketch(&sketch, lowers, policy, &known, &this.services)?;
+                let digest = |key| this.inputs.known_digest(key);
+                let is_looked_at = |head: &[u8; 20]| is_foreign(head, &this.plan.vertices[copy.id.0].platform);
+                let questions = Questions { digest: &digest, is_looked_at: &is_looked_at };
+                let blob = pack_sketch(&sketch, lowers, policy, questions, &this.services)?;
                 Ok(Packed { blob, index: Arc::new(sketch.take_index()), started, took: started.elapsed() })
             })
         })

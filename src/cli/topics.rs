@@ -69,9 +69,9 @@ cache mounts; one that several jobs write at the same moment keeps the last one'
 
 const OUTPUTS: &str = "\
 One build writes as many outputs as there are --output, each in its own form; without any the image is in the store.
-Layers of its base that no step needed (there were COPY --link and metadata alone) stay in their registry until something
-needs them: run, save, diff, sbom, a copy or push to where they are not, a RUN on top. `rbuild images` says which;
-`rbuild images --fetch [NAME]` brings them.
+Layers of its base that no step needed (there were COPY --link and metadata alone) stay in their registry until
+something needs them: run, save, diff, sbom, a copy or push to where they are not, a RUN on top. `rbuild images` says
+which; `rbuild images --fetch [NAME]` brings them.
 
   -o type=image             the store; name=A,B, push=true, store=false, name-canonical, push-by-digest
   --push, type=registry     the registry of each name; layers that it has are not fetched or sent

@@ -36,7 +36,7 @@ pub use merged::MergedDir;
 pub use probe::overlay_works;
 pub use snapshotter::{Native, Overlay, Root, Snapshotter, inherit_root};
 pub use write_layer::{LayerStats, TimestampPolicy, write_layer};
-pub use write_sketch::{KnownDigest, write_sketch};
+pub use write_sketch::{KnownDigest, Questions, write_sketch};
 
 #[cfg(test)]
 mod tests;

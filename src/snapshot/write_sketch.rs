@@ -8,7 +8,10 @@
 use std::{
     fs::File,
     io::{self, Read, Write},
-    os::{fd::AsFd, unix::ffi::OsStrExt},
+    os::{
+        fd::AsFd,
+        unix::{ffi::OsStrExt, fs::FileExt},
+    },
     path::Path,
 };
 
@@ -22,6 +25,15 @@ use crate::sys::stat_key::StatKey;
 /// What is known of files that are as this key says.
 pub type KnownDigest<'a> = &'a (dyn Fn(StatKey) -> Option<[u8; 32]> + Sync);
 
+/// What is asked about the files of a sketch.
+#[derive(Clone, Copy)]
+pub struct Questions<'a> {
+    /// What their digests are.
+    pub digest: KnownDigest<'a>,
+    /// Whether a program that begins with these bytes is to be looked at later: then a directory has to be made.
+    pub is_looked_at: &'a (dyn Fn(&[u8; 20]) -> bool + Sync),
+}
+
 /// Files up to this size are read before anything of them is written.
 const WHOLE_LIMIT: u64 = 1 << 20;
 
@@ -29,17 +41,17 @@ const WHOLE_LIMIT: u64 = 1 << 20;
 pub fn write_sketch(
     changes: &[Change],
     sketch: &Sketch,
-    known: KnownDigest<'_>,
+    questions: Questions<'_>,
     out: impl Write,
     policy: TimestampPolicy,
 ) -> Result<LayerStats, Error> {
-    let from = Sketched { sketch, known, opened: None, buffer: Vec::new() };
+    let from = Sketched { sketch, questions, opened: None, buffer: Vec::new() };
     write_changes(changes, from, EntryWriter::new(out, policy))
 }
 
 struct Sketched<'a> {
     sketch: &'a Sketch,
-    known: KnownDigest<'a>,
+    questions: Questions<'a>,
     opened: OpenSource,
     buffer: Vec<u8>,
 }
@@ -94,11 +106,15 @@ impl Sketched<'_> {
         source: &FileSource,
     ) -> Result<(), Error> {
         let mut file = source.open(&mut self.opened).map_err(Error::io("open", path))?;
+        let mut head = [0; 20];
+        if entry.mode & 0o111 != 0 && file.read_exact_at(&mut head, 0).is_ok() && (self.questions.is_looked_at)(&head) {
+            return Err(Error::io("sketch", path)(io::Error::other("it will be looked at as a file")));
+        }
         let xattrs = file_xattrs(&file);
         entry.xattrs.extend(xattrs.iter().filter(|(name, _)| is_written(name)).cloned());
         let state = |file: &File| rustix::fs::fstat(file.as_fd()).map(|stat| StatKey::of(&stat)).map_err(Error::io("look up", path));
         let before = state(&file)?;
-        let known = (self.known)(before).filter(|_| before.size == size);
+        let known = (self.questions.digest)(before).filter(|_| before.size == size);
         if size > WHOLE_LIMIT {
             entry.size = size;
             let mut content = Hashed { file: &mut file, hasher: known.is_none().then(blake3::Hasher::new) };

@@ -149,7 +149,8 @@ fn a_digest_that_is_known_is_taken_and_a_file_that_changed_is_read() {
     let mut tar = Vec::new();
     let changes = super::super::diff_sketch(&sketch, &LayeredRoot::read_only(Vec::new()).unwrap()).unwrap();
     let known = |_| Some([7; 32]);
-    super::super::write_sketch(&changes, &sketch, &known, &mut tar, super::super::TimestampPolicy::Keep).unwrap();
+    let questions = super::super::Questions { digest: &known, is_looked_at: &|_| false };
+    super::super::write_sketch(&changes, &sketch, questions, &mut tar, super::super::TimestampPolicy::Keep).unwrap();
     let index = Arc::new(sketch.take_index());
     let root = LayeredRoot::read_only(vec![Lower::Index(index)]).unwrap();
     let digest = |name: &str| match root

@@ -240,7 +240,8 @@ pub(super) fn tar_of(upper: &RootDir, lowers: Vec<Lower>) -> Vec<u8> {
 pub(super) fn tar_of_sketch(sketch: &Arc<Sketch>, lowers: Vec<Lower>) -> Vec<u8> {
     let changes = snapshot::diff_sketch(sketch, &LayeredRoot::read_only(lowers).unwrap()).unwrap();
     let mut tar = Vec::new();
-    snapshot::write_sketch(&changes, sketch, &|_| None, &mut tar, TimestampPolicy::Clamp(CLOCK_TIME)).unwrap();
+    let questions = snapshot::Questions { digest: &|_| None, is_looked_at: &|_| false };
+    snapshot::write_sketch(&changes, sketch, questions, &mut tar, TimestampPolicy::Clamp(CLOCK_TIME)).unwrap();
     tar
 }
 
