@@ -1,7 +1,8 @@
 //! Garbage collection: removes what was used least recently until enough is gone, and never what somebody uses.
 //!
-//! Blobs and the origins of absent ones go while the lease on `index.json` is held, by a rename each: a name given meanwhile either comes first and
-//! is seen, or comes later and finds its blob missing. The slow part, deleting, is done when nothing is held any more.
+//! Blobs and the origins of absent ones go while the lease on `index.json` is held, by a rename each: a name given
+//! meanwhile either comes first and is seen, or comes later and finds its blob missing. The slow part, deleting, is done
+//! when nothing is held any more.
 //! Unaware of why the caller wants space.
 
 use std::{fs, io, sync::atomic::Ordering};

@@ -15,7 +15,7 @@ const OWN_ARCH: u32 = 0xc000_00b7;
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const OWN_ARCH: u32 = 0;
 
-/// Calls that all architectures have.
+/// Calls that are held and may change something; all architectures have them.
 const HELD: &[libc::c_long] = &[
     libc::SYS_fchownat,
     libc::SYS_fchown,
@@ -28,19 +28,9 @@ const HELD: &[libc::c_long] = &[
     libc::SYS_setfsuid,
     libc::SYS_setfsgid,
     libc::SYS_setgroups,
-    libc::SYS_getuid,
-    libc::SYS_getgid,
-    libc::SYS_geteuid,
-    libc::SYS_getegid,
-    libc::SYS_getresuid,
-    libc::SYS_getresgid,
-    libc::SYS_getgroups,
     libc::SYS_mknodat,
     libc::SYS_mkdirat,
     libc::SYS_symlinkat,
-    libc::SYS_newfstatat,
-    libc::SYS_fstat,
-    libc::SYS_statx,
     libc::SYS_chroot,
 ];
 
@@ -53,18 +43,10 @@ const MAKE_DEVICES: &[(libc::c_long, u32)] = &[(libc::SYS_mknodat, 2)];
 /// Of the types of files, character and block devices alone have this bit.
 const IS_DEVICE: u32 = libc::S_IFCHR & libc::S_IFBLK;
 
-/// Calls that only old architectures have.
+/// Those that only old architectures have.
 #[cfg(target_arch = "x86_64")]
-const HELD_OLD: &[libc::c_long] = &[
-    libc::SYS_chown,
-    libc::SYS_lchown,
-    libc::SYS_mknod,
-    libc::SYS_mkdir,
-    libc::SYS_symlink,
-    libc::SYS_creat,
-    libc::SYS_stat,
-    libc::SYS_lstat,
-];
+const HELD_OLD: &[libc::c_long] =
+    &[libc::SYS_chown, libc::SYS_lchown, libc::SYS_mknod, libc::SYS_mkdir, libc::SYS_symlink, libc::SYS_creat];
 #[cfg(not(target_arch = "x86_64"))]
 const HELD_OLD: &[libc::c_long] = &[];
 
@@ -77,24 +59,26 @@ const OPENS: &[(libc::c_long, u32)] = &[(libc::SYS_openat, 2)];
 /// O_TMPFILE without O_DIRECTORY, which it contains.
 const CREATES: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
 
+/// Calls that are held and change nothing.
+const TELL: &[libc::c_long] = &[
+    libc::SYS_getuid,
+    libc::SYS_getgid,
+    libc::SYS_geteuid,
+    libc::SYS_getegid,
+    libc::SYS_getresuid,
+    libc::SYS_getresgid,
+    libc::SYS_getgroups,
+    libc::SYS_newfstatat,
+    libc::SYS_fstat,
+    libc::SYS_statx,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_stat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_lstat,
+];
+
 /// Whether a held call changes nothing.
 pub fn only_tells(number: i64) -> bool {
-    const TELL: &[i64] = &[
-        libc::SYS_getuid,
-        libc::SYS_getgid,
-        libc::SYS_geteuid,
-        libc::SYS_getegid,
-        libc::SYS_getresuid,
-        libc::SYS_getresgid,
-        libc::SYS_getgroups,
-        libc::SYS_newfstatat,
-        libc::SYS_fstat,
-        libc::SYS_statx,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_stat,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_lstat,
-    ];
     TELL.contains(&number)
 }
 
@@ -125,6 +109,7 @@ fn hold_if_any_bit(body: &mut Vec<Instruction>, calls: &[(libc::c_long, u32)], b
 }
 
 fn hold_everything(body: &mut Vec<Instruction>) {
+    hold(body, TELL);
     hold(body, HELD);
     hold(body, HELD_OLD);
     hold_if_any_bit(body, OPENS, CREATES);
