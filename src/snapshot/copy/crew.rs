@@ -13,7 +13,12 @@ use std::{
 use crossbeam_channel::{Receiver, Sender};
 use nix::sys::resource::{UsageWho, getrusage};
 
-use super::{CopyError, error::Context, files::Pen, shown};
+use super::{
+    CopyError,
+    error::Context,
+    files::{Entry, Pen},
+    shown,
+};
 use crate::{
     snapshot::layered::{Directory, Metadata},
     sys::process::processors,
@@ -148,7 +153,8 @@ impl Shared<'_> {
             if self.has_failed.load(Ordering::Relaxed) {
                 return;
             }
-            let copied = self.pen.copy_file(&source, &name, &metadata, &filling.target, &name);
+            let entry = Entry { source: &source, source_name: &name, metadata: &metadata, target: &filling.target, name: &name };
+            let copied = self.pen.copy(entry);
             if let Err(error) = copied.and_then(|()| self.leave(filling)) {
                 self.has_failed.store(true, Ordering::Relaxed);
                 self.error.lock().expect("no holder panics").get_or_insert(error);

@@ -41,6 +41,23 @@ pub(crate) struct Pen<'a> {
     last_source: LastPath,
 }
 
+/// One entry on its way: what it is, and the name it will have.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry<'e> {
+    pub(crate) source: &'e Directory,
+    pub(crate) source_name: &'e OsStr,
+    pub(crate) metadata: &'e Metadata,
+    pub(crate) target: &'e Directory,
+    pub(crate) name: &'e OsStr,
+}
+
+impl Entry<'_> {
+    /// Where it goes, for messages.
+    fn place(&self) -> PathBuf {
+        shown(self.target, self.name)
+    }
+}
+
 /// Writes entries of one match; knows which inodes it has written already.
 pub(crate) struct Writer<'a, 'r> {
     pub(crate) pen: &'a Pen<'a>,
@@ -69,40 +86,22 @@ impl<'a, 'r> Writer<'a, 'r> {
     }
 
     /// Copies anything but a directory; what has its name makes way.
-    pub(crate) fn copy_entry(
-        &mut self,
-        source: &Directory,
-        source_name: &OsStr,
-        metadata: &Metadata,
-        target: &Directory,
-        name: &OsStr,
-    ) -> Result<(), CopyError> {
-        let pen = self.pen;
-        if metadata.kind == Kind::File {
-            if metadata.links > 1 {
-                let path = target.path().join(name);
-                if let Some(first) = self.written.get(&(metadata.device, metadata.inode)) {
-                    self.report.entries += 1;
-                    return pen.link(first, target, name);
-                }
-                self.written.insert((metadata.device, metadata.inode), path);
+    pub(crate) fn copy(&mut self, entry: Entry<'_>) -> Result<(), CopyError> {
+        let metadata = entry.metadata;
+        if metadata.kind != Kind::File {
+            self.report.entries += 1;
+            return self.pen.copy(entry);
+        }
+        if metadata.links > 1 {
+            let inode = (metadata.device, metadata.inode);
+            if let Some(first) = self.written.get(&inode) {
+                self.report.entries += 1;
+                return self.pen.link(first, entry);
             }
-            self.count_file(metadata);
-            return pen.copy_file(source, source_name, metadata, target, name);
+            self.written.insert(inode, entry.target.path().join(entry.name));
         }
-        pen.make_way(target, name)?;
-        self.report.entries += 1;
-        if pen.is_sketch() {
-            return pen.sketch_entry(source, source_name, metadata, target, name).while_doing("copy to", shown(target, name));
-        }
-        let copied = match metadata.kind {
-            Kind::Symlink => pen.copy_symlink(source, source_name, metadata, target, name),
-            Kind::Fifo => target.make_fifo(name).and_then(|()| pen.finish_at(metadata, target, name)),
-            Kind::CharDevice | Kind::BlockDevice => pen.copy_device(metadata, target, name),
-            Kind::Socket => target.create_file(name).and_then(|file| pen.finish(metadata, file.as_fd())),
-            Kind::File | Kind::Directory => Err(Errno::ISDIR.into()),
-        };
-        copied.while_doing("copy to", shown(target, name))
+        self.count_file(metadata);
+        self.pen.copy(entry)
     }
 }
 
@@ -117,15 +116,15 @@ impl<'a> Pen<'a> {
         self.root.is_sketch()
     }
 
+    /// Copies what is not written yet; what has its name makes way.
+    pub(crate) fn copy(&self, entry: Entry<'_>) -> Result<(), CopyError> {
+        self.make_way(entry)?;
+        let copied = if self.is_sketch() { self.sketch(entry) } else { self.write(entry) };
+        copied.while_doing("copy to", entry.place())
+    }
+
     /// Notes what an entry will be.
-    fn sketch_entry(
-        &self,
-        source: &Directory,
-        source_name: &OsStr,
-        metadata: &Metadata,
-        target: &Directory,
-        name: &OsStr,
-    ) -> io::Result<()> {
+    fn sketch(&self, Entry { source, source_name, metadata, target, name }: Entry<'_>) -> io::Result<()> {
         let sketch = target.sketched()?.ok_or_else(needs_directory)?;
         let (kind, body) = match metadata.kind {
             Kind::File => {
@@ -174,41 +173,41 @@ impl<'a> Pen<'a> {
     }
 
     /// Whether an entry that is no directory may take the name, and copies go on at all.
-    fn make_way(&self, target: &Directory, name: &OsStr) -> Result<(), CopyError> {
-        if target.stat(name).while_doing("lstat", shown(target, name))?.is_some_and(|found| found.is_directory()) {
-            return Err(CopyError::ReplacesDirectory { path: shown(target, name) });
+    fn make_way(&self, entry: Entry<'_>) -> Result<(), CopyError> {
+        if entry.target.stat(entry.name).while_doing("lstat", entry.place())?.is_some_and(|found| found.is_directory()) {
+            return Err(CopyError::ReplacesDirectory { path: entry.place() });
         }
-        self.root.check_stop().while_doing("copy to", shown(target, name))
-    }
-
-    /// Copies a file that is not written yet; what has its name makes way.
-    pub(crate) fn copy_file(
-        &self,
-        source: &Directory,
-        source_name: &OsStr,
-        metadata: &Metadata,
-        target: &Directory,
-        name: &OsStr,
-    ) -> Result<(), CopyError> {
-        self.make_way(target, name)?;
-        if self.is_sketch() {
-            return self.sketch_entry(source, source_name, metadata, target, name).while_doing("copy to", shown(target, name));
-        }
-        self.write_file(source, source_name, metadata, target, name).while_doing("copy to", shown(target, name))
+        self.root.check_stop().while_doing("copy to", entry.place())
     }
 
     /// A second name for a file that is written.
-    fn link(&self, first: &Path, target: &Directory, name: &OsStr) -> Result<(), CopyError> {
-        self.make_way(target, name)?;
-        if let Some(sketch) = target.sketched().while_doing("copy to", shown(target, name))? {
-            return sketch.link(first, name).while_doing("copy to", shown(target, name));
+    fn link(&self, first: &Path, entry: Entry<'_>) -> Result<(), CopyError> {
+        self.make_way(entry)?;
+        let Entry { target, name, .. } = entry;
+        if let Some(sketch) = target.sketched().while_doing("copy to", entry.place())? {
+            return sketch.link(first, name).while_doing("copy to", entry.place());
         }
         let top = self.root.top().upper();
         let linked = top.and_then(|top| target.make_in_upper(name, |at| rustix::fs::linkat(top, first, at, name, AtFlags::empty())));
-        linked.while_doing("copy to", shown(target, name))
+        linked.while_doing("copy to", entry.place())
     }
 
-    fn write_file(&self, source: &Directory, source_name: &OsStr, metadata: &Metadata, target: &Directory, name: &OsStr) -> io::Result<()> {
+    fn write(&self, entry: Entry<'_>) -> io::Result<()> {
+        let Entry { source, source_name, metadata, target, name } = entry;
+        match metadata.kind {
+            Kind::File => self.write_file(entry),
+            Kind::Symlink => {
+                target.make_symlink(name, &source.read_link(source_name)?)?;
+                self.finish_at(metadata, target, name)
+            }
+            Kind::Fifo => target.make_fifo(name).and_then(|()| self.finish_at(metadata, target, name)),
+            Kind::CharDevice | Kind::BlockDevice => self.write_device(metadata, target, name),
+            Kind::Socket => target.create_file(name).and_then(|file| self.finish(metadata, file.as_fd())),
+            Kind::Directory => Err(Errno::ISDIR.into()),
+        }
+    }
+
+    fn write_file(&self, Entry { source, source_name, metadata, target, name }: Entry<'_>) -> io::Result<()> {
         let from = source.open_file(source_name)?;
         let mut to = target.create_file(name)?;
         self.copy_content(&from, &mut to, metadata.size)?;
@@ -231,20 +230,8 @@ impl<'a> Pen<'a> {
         copy_bytes(from, to, size)
     }
 
-    fn copy_symlink(
-        &self,
-        source: &Directory,
-        source_name: &OsStr,
-        metadata: &Metadata,
-        target: &Directory,
-        name: &OsStr,
-    ) -> io::Result<()> {
-        target.make_symlink(name, &source.read_link(source_name)?)?;
-        self.finish_at(metadata, target, name)
-    }
-
     /// Makes the node, or the placeholder for it.
-    fn copy_device(&self, metadata: &Metadata, target: &Directory, name: &OsStr) -> io::Result<()> {
+    fn write_device(&self, metadata: &Metadata, target: &Directory, name: &OsStr) -> io::Result<()> {
         let is_block = metadata.kind == Kind::BlockDevice;
         let kind = if is_block { FileType::BlockDevice } else { FileType::CharacterDevice };
         if target.make_device(name, kind, metadata.rdev, self.root.is_overlay())? {

@@ -11,7 +11,7 @@ use super::{
     CopyError, Target,
     crew::{Crew, Filling, Finish, Job, with_crew},
     error::Context,
-    files::Writer,
+    files::{Entry, Writer},
     select::{Decision, Match, Rules, join},
     shown,
 };
@@ -60,7 +60,8 @@ pub(crate) fn copy_match(writer: &mut Writer<'_, '_>, found: &Match, rules: Rule
         }
         (None, Target::Entry(parent, name)) => {
             let [source_name] = found.place.rest.as_slice() else { return Err(CopyError::NotFound { path: found.path.clone() }) };
-            writer.copy_entry(&found.place.directory, source_name, &found.metadata, &parent, &name)
+            let (source, metadata) = (&*found.place.directory, &found.metadata);
+            writer.copy(Entry { source, source_name, metadata, target: &parent, name: &name })
         }
         (None, Target::Into(directory)) => Err(CopyError::ReplacesDirectory { path: shown(&directory, OsStr::new("")) }),
     }
@@ -94,7 +95,8 @@ impl Walk<'_, '_, '_, '_, '_> {
                 (_, kind) => {
                     let filling = self.target(true)?;
                     if kind != Kind::File || metadata.links > 1 || self.writer.pen.is_sketch() {
-                        self.writer.copy_entry(source, &name, &metadata, &filling.target, &name)?;
+                        let target = &filling.target;
+                        self.writer.copy(Entry { source, source_name: &name, metadata: &metadata, target, name: &name })?;
                         continue;
                     }
                     // The one thing that two threads must not do at once.
