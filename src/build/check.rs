@@ -12,10 +12,9 @@ use crate::{
         request::{ContextSource, Request, Services},
     },
     dockerfile::{
-        self, Diagnostic, Dockerfile,
+        self, Diagnostic, Dockerfile, Environment,
         ignore::{IgnoreFile, Matcher},
         lint::{self, Report},
-        scope::Environment,
         suggest,
         tree::{InstructionKind, Source},
     },

@@ -20,6 +20,7 @@ mod csv;
 pub mod device;
 mod diagnostic;
 pub mod duration;
+mod environment;
 pub mod expand;
 pub mod git_reference;
 pub mod glob;
@@ -41,6 +42,7 @@ pub mod suggest;
 pub mod tree;
 
 pub use diagnostic::{Diagnostic, trigger_label};
+pub use environment::{Environment, NOT_VARIABLES};
 pub use parse::{parse, parse_trigger};
 pub use position::{column_of, line_of};
 pub use print::print;

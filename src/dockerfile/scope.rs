@@ -1,52 +1,12 @@
 //! What variables are worth, line by line, without building anything: for lint and outline.
 //! Unaware of images (the caller tells what a base sets) and of rules.
 
+use super::environment::{Environment, NOT_VARIABLES};
 use super::expand::{Expanded, Lookup, expand_heredoc, expand_word};
 use super::mount::{MountOptions, parse_mount};
 use super::tree::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-
-/// Build args that are never part of the environment.
-const NOT_IN_ENVIRONMENT: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
-
-/// Variables in the order they were set last.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Environment(Vec<(String, String)>);
-
-impl Environment {
-    /// From pairs; later ones replace earlier ones.
-    pub fn new<N: Into<String>, V: Into<String>>(pairs: impl IntoIterator<Item = (N, V)>) -> Self {
-        let mut environment = Self::default();
-        for (name, value) in pairs {
-            environment.set(name, value);
-        }
-        environment
-    }
-
-    /// Sets or replaces.
-    pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
-        let (name, value) = (name.into(), value.into());
-        self.0.retain(|(known, _)| *known != name);
-        self.0.push((name, value));
-    }
-}
-
-impl Environment {
-    /// The names, in order.
-    pub(super) fn iter_names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(name, _)| name.as_str())
-    }
-}
-
-impl Lookup for Environment {
-    fn get(&self, name: &str) -> Option<String> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
-    }
-    fn names(&self) -> Vec<String> {
-        self.0.iter().map(|(name, _)| name.clone()).collect()
-    }
-}
 
 /// What stages hand down to those built on them: the last one to ask gets the thing itself, those before it a copy, and
 /// what nobody will ask for is dropped. So a long chain of stages costs no more than its instructions.
@@ -210,7 +170,7 @@ impl StageScope {
     /// Declares an ARG with what it is worth.
     pub(super) fn declare(&mut self, definition: &ArgDefinition, value: Option<String>) {
         let name = &definition.name.text;
-        if let Some(value) = value.filter(|_| !NOT_IN_ENVIRONMENT.contains(&name.as_str())) {
+        if let Some(value) = value.filter(|_| !NOT_VARIABLES.contains(&name.as_str())) {
             self.environment.set(name, value);
         }
         self.declared.insert(name.clone());

@@ -1,60 +1,13 @@
 //! Variables in force at a point of the Dockerfile, and expansion with them.
 //! Unaware of which instruction asks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::{
-    dockerfile::{
-        Diagnostic, Span, Word,
-        expand::{self, Lookup},
-    },
+    dockerfile::{Diagnostic, Dockerfile, Environment, Span, Word, expand, tree::InstructionKind},
     oci::Platform,
     plan::Options,
 };
-
-/// Variables in the order they were set last, as BuildKit's `EnvList` has them: a RUN sees them in this order.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Environment {
-    list: Vec<(String, String)>,
-}
-
-impl Environment {
-    pub fn set(&mut self, name: &str, value: &str) {
-        self.remove(name);
-        self.list.push((name.to_owned(), value.to_owned()));
-    }
-
-    /// Sets many, in time that grows with their number.
-    pub fn set_all<'a>(&mut self, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) {
-        self.list.extend(pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
-        let mut seen = BTreeSet::new();
-        self.list.reverse();
-        self.list.retain(|(name, _)| seen.insert(name.clone()));
-        self.list.reverse();
-    }
-
-    pub fn remove(&mut self, name: &str) {
-        self.list.retain(|(key, _)| key != name);
-    }
-
-    pub fn value(&self, name: &str) -> Option<&str> {
-        self.list.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
-    }
-
-    pub fn to_list(&self) -> Vec<(String, String)> {
-        self.list.clone()
-    }
-}
-
-impl Lookup for Environment {
-    fn get(&self, name: &str) -> Option<String> {
-        self.value(name).map(str::to_owned)
-    }
-
-    fn names(&self) -> Vec<String> {
-        self.list.iter().map(|(name, _)| name.clone()).collect()
-    }
-}
 
 /// The word's value, or the fault at its place.
 pub(super) fn word(word: &Word, escape: char, environment: &Environment) -> Result<String, Diagnostic> {
@@ -89,6 +42,37 @@ pub(super) fn platform_args(options: &Options, target: &str) -> Environment {
     let stage = if target.is_empty() { "default" } else { target };
     environment.set("TARGETSTAGE", options.build_args.get("TARGETSTAGE").map_or(stage, String::as_str));
     environment
+}
+
+/// The platform arguments and ARG before the first FROM.
+pub(super) fn global_args_of(dockerfile: &Dockerfile, options: &Options, escape: char) -> Result<Environment, Diagnostic> {
+    let last_name = dockerfile.stages.last().and_then(|stage| stage.name.as_ref()).map(|name| name.text.to_lowercase());
+    let target_name = options.target.clone().or(last_name).unwrap_or_default();
+    global_args(dockerfile, options, &target_name, escape)
+}
+
+/// ARG before the first FROM, evaluated in order (BuildKit `buildMetaArgs`).
+fn global_args(dockerfile: &Dockerfile, options: &Options, target: &str, escape: char) -> Result<Environment, Diagnostic> {
+    let mut environment = platform_args(options, target);
+    for instruction in &dockerfile.global_args {
+        let InstructionKind::Arg(definitions) = &instruction.kind else { continue };
+        for definition in definitions {
+            let name = &definition.name.text;
+            let value = match (options.build_args.get(name), &definition.default) {
+                (Some(value), _) => Some(value.clone()),
+                (None, Some(default)) => Some(
+                    expand::expand_word(&default.text, escape, &environment)
+                        .map_err(|message| Diagnostic::at(instruction.span, message))?
+                        .text,
+                ),
+                (None, None) => None,
+            };
+            if let Some(value) = value {
+                environment.set(name, &value);
+            }
+        }
+    }
+    Ok(environment)
 }
 
 /// Proxy variables among the build args, in both cases; the lower-case spelling wins (BuildKit `llb.ProxyEnv`).

@@ -3,12 +3,12 @@
 
 use crate::{
     dockerfile::{
-        Diagnostic, Dockerfile,
+        Diagnostic, Dockerfile, Environment,
         expand::expand_word,
         git_reference,
         tree::{AddInstruction, ArgDefinition, InstructionKind, Source, Stage},
     },
-    plan::{Options, environment::Environment, stages},
+    plan::{Options, environment, stages},
 };
 
 /// The variable.
@@ -38,7 +38,7 @@ pub enum EpochSource {
 /// What the value in force names; None when it names nothing or is resolved without asking anybody.
 pub fn epoch_source(dockerfile: &Dockerfile, options: &Options) -> Result<Option<EpochSource>, Diagnostic> {
     let escape = dockerfile.directives.escape.unwrap_or('\\');
-    let global_args = stages::global_args_of(dockerfile, options, escape)?;
+    let global_args = environment::global_args_of(dockerfile, options, escape)?;
     match asked(options, &global_args) {
         Some(text) if !text.is_empty() && text != "context" && text.parse::<i64>().is_err() => {
             find(&text, dockerfile, options, &global_args).map(Some)

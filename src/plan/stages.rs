@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     dockerfile::{
-        self, Diagnostic, Dockerfile, Span,
+        self, Diagnostic, Dockerfile, Environment, Span,
         expand::expand_word,
         mount::check_mount,
         suggest,
@@ -16,11 +16,7 @@ use crate::{
         trigger_label,
     },
     oci::{Platform, Reference},
-    plan::{
-        BaseKey, BaseSource, Bases, ContextKind, Options,
-        environment::{self, Environment},
-        epoch,
-    },
+    plan::{BaseKey, BaseSource, Bases, ContextKind, Options, environment, epoch},
 };
 
 /// Index of a node.
@@ -92,7 +88,7 @@ pub(super) fn resolve(dockerfile: &Dockerfile, options: &Options, bases: &Bases)
         return Err(Diagnostic::whole("dockerfile contains no stages to build"));
     }
     let escape = dockerfile.directives.escape.unwrap_or('\\');
-    let mut global_args = global_args_of(dockerfile, options, escape)?;
+    let mut global_args = environment::global_args_of(dockerfile, options, escape)?;
     let epoch = resolve_epoch(dockerfile, options, &mut global_args)?;
     let mut reader = Reader { nodes: Vec::new(), names: Vec::new(), options, global_args: &global_args, escape };
     for stage in &dockerfile.stages {
@@ -109,35 +105,6 @@ pub(super) fn resolve(dockerfile: &Dockerfile, options: &Options, bases: &Bases)
     Ok(Stages { nodes, target, reachable, global_args, missing, escape, epoch })
 }
 
-/// The platform arguments and ARG before the first FROM.
-pub(super) fn global_args_of(dockerfile: &Dockerfile, options: &Options, escape: char) -> Result<Environment, Diagnostic> {
-    let last_name = dockerfile.stages.last().and_then(|stage| stage.name.as_ref()).map(|name| name.text.to_lowercase());
-    let target_name = options.target.clone().or(last_name).unwrap_or_default();
-    global_args(dockerfile, options, &target_name, escape)
-}
-
-/// ARG before the first FROM, evaluated in order (BuildKit `buildMetaArgs`).
-fn global_args(dockerfile: &Dockerfile, options: &Options, target: &str, escape: char) -> Result<Environment, Diagnostic> {
-    let mut environment = environment::platform_args(options, target);
-    for instruction in &dockerfile.global_args {
-        let InstructionKind::Arg(definitions) = &instruction.kind else { continue };
-        for definition in definitions {
-            let name = &definition.name.text;
-            let value = match (options.build_args.get(name), &definition.default) {
-                (Some(value), _) => Some(value.clone()),
-                (None, Some(default)) => Some(
-                    expand_word(&default.text, escape, &environment).map_err(|message| Diagnostic::at(instruction.span, message))?.text,
-                ),
-                (None, None) => None,
-            };
-            if let Some(value) = value {
-                environment.set(name, &value);
-            }
-        }
-    }
-    Ok(environment)
-}
-
 /// `SOURCE_DATE_EPOCH` as seconds; stages see the number, or nothing when there is none.
 fn resolve_epoch(dockerfile: &Dockerfile, options: &Options, global_args: &mut Environment) -> Result<Option<i64>, Diagnostic> {
     let Some(text) = epoch::asked(options, global_args) else { return Ok(None) };
@@ -149,7 +116,7 @@ fn resolve_epoch(dockerfile: &Dockerfile, options: &Options, global_args: &mut E
     };
     if global_args.value(epoch::NAME).is_some() {
         match epoch {
-            Some(seconds) => global_args.set(epoch::NAME, &seconds.to_string()),
+            Some(seconds) => global_args.set(epoch::NAME, seconds.to_string()),
             None => global_args.remove(epoch::NAME),
         }
     }

@@ -11,10 +11,10 @@ pub use rules::Rule;
 pub use settings::Settings;
 
 use super::diagnostic::Diagnostic;
+use super::environment::Environment;
 use super::ignore::Matcher;
 use super::position::LineIndex;
 use super::redact::redact_url;
-use super::scope::Environment;
 use super::tree::*;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};

@@ -2,12 +2,13 @@
 //! Unaware of where the facts about images and contexts come from.
 
 use super::super::diagnostic::trigger_label;
+use super::super::environment::Environment;
 use super::super::expand::{Expanded, Lookup, expand_word, expand_words};
 use super::super::glob::clean;
 use super::super::ports;
 use super::super::quote::go_quote;
 use super::super::redact::redact_url;
-use super::super::scope::{Environment, Globals, Heritage, StageGraph, StageScope, Surroundings, escape_of, target_index};
+use super::super::scope::{Globals, Heritage, StageGraph, StageScope, Surroundings, escape_of, target_index};
 use super::super::suggest::nearest;
 use super::super::tree::*;
 use super::{Base, Linter, Options, Rule, rules, sensitive};

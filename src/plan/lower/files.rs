@@ -2,15 +2,14 @@
 
 use crate::{
     dockerfile::{
-        Diagnostic, Span, Word,
+        Diagnostic, Environment, Span, Word,
         chmod::Chmod,
         expand, git_reference,
         redact::redact_url,
         tree::{AddInstruction, CopyInstruction, Source, Transfer},
     },
     plan::{
-        CopyOp, CopySource, Input, Op, SourceFrom, WorkdirOp,
-        environment::{self, Environment},
+        CopyOp, CopySource, Input, Op, SourceFrom, WorkdirOp, environment,
         stages::{Command, Node, NodeId},
     },
 };

@@ -2,21 +2,14 @@
 
 use crate::{
     dockerfile::{
-        Diagnostic, Span, Word, expand, ports, signal,
+        Diagnostic, Environment, NOT_VARIABLES, Span, Word, expand, ports, signal,
         tree::{ArgDefinition, CommandLine, Instruction, InstructionKind, KeyValues},
     },
     oci::Empty,
-    plan::{
-        Options,
-        environment::{self, Environment},
-        stages::Stages,
-    },
+    plan::{Options, environment, stages::Stages},
 };
 
 use super::{history, state::StageState};
-
-/// Build arguments that steer the builder and are no variables.
-const NOT_VARIABLES: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
 pub(super) fn lower(state: &mut StageState, instruction: &Instruction, stages: &Stages, options: &Options) -> Result<(), Diagnostic> {
     let escape = stages.escape;

@@ -1,17 +1,19 @@
 //! What a stage is at one of its lines: config, variables, root filesystem, history.
 
 use crate::{
-    dockerfile::tree::Instruction,
+    dockerfile::{
+        Diagnostic, Environment,
+        redact::redact_url,
+        tree::{Instruction, InstructionKind},
+    },
     oci::{ImageConfig, Platform},
     plan::{
         BaseKey, CopyOp, CopySource, HistoryEntry, Input, Op, SourceFrom, Vertex, VertexId,
-        environment::Environment,
         stages::{Command, Ground, Node, NodeId},
     },
 };
 
 use super::Lowerer;
-use crate::dockerfile::{Diagnostic, redact::redact_url, tree::InstructionKind};
 
 /// PATH of an image that has none.
 pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
