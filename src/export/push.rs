@@ -78,15 +78,8 @@ impl Pusher<'_> {
         Ok(())
     }
 
-    /// Sends the blobs of `top` alone, ahead of what will name them.
-    pub async fn push_blobs(&self, top: &Descriptor, name: &Reference) -> Result<()> {
-        let mut parts = Parts::default();
-        collect(self.store, top, 0, &mut parts)?;
-        try_join_all(parts.blobs.iter().map(|blob| self.push_blob(name, blob, &[]))).await.map(drop)
-    }
-
     /// Sends a manifest whose blobs are there.
-    pub async fn push_manifest(&self, name: &Reference, manifest: &Descriptor) -> Result<()> {
+    async fn push_manifest(&self, name: &Reference, manifest: &Descriptor) -> Result<()> {
         let bytes = self.store.read_blob(&manifest.digest, MANIFEST_LIMIT)?;
         self.client.push_manifest(name, &manifest.media_type, &bytes).await?;
         Ok(())

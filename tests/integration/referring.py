@@ -1,5 +1,6 @@
 """Stands before a registry that knows no referrers and lists them itself, two on a page, as OCI's distribution
-specification 1.1 has it.
+specification 1.1 has it. The first manifest with a subject is refused, as by a registry that wants the subject to be
+there before it.
 
     referring.py UPSTREAM
 
@@ -12,6 +13,7 @@ UPSTREAM = sys.argv[1]
 PAGE = 2
 # (repository, subject) -> descriptors.
 REFERRERS = {}
+REFUSED = set()
 
 
 def descriptor_of(media_type, body):
@@ -29,14 +31,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         if asked := re.fullmatch(r"/v2/(.+)/referrers/(sha256:[0-9a-f]{64})(?:\?(.*))?", self.path):
             return self.list(*asked.groups())
+        put = re.fullmatch(r"/v2/(.+)/manifests/[^/]+", self.path) if self.command == "PUT" else None
+        subject = json.loads(body).get("subject", {}).get("digest") if put else None
+        if subject and subject not in REFUSED:
+            REFUSED.add(subject)
+            error = json.dumps({"errors": [{"code": "MANIFEST_UNKNOWN", "message": "the subject is not here"}]}).encode()
+            return self.answer(404, [("Content-Type", "application/json")], error, str(len(error)))
         headers = {name: value for name, value in self.headers.items()}
         connection = http.client.HTTPConnection(UPSTREAM)
         connection.request(self.command, self.path, body, headers)
         response = connection.getresponse()
         data = response.read()
         kept = [pair for pair in response.getheaders() if pair[0].lower() not in ("content-length", "transfer-encoding", "connection")]
-        put = re.fullmatch(r"/v2/(.+)/manifests/[^/]+", self.path) if self.command == "PUT" and response.status == 201 else None
-        if put:
+        if put and response.status == 201:
             subject, descriptor = descriptor_of(self.headers["content-type"], body)
             if subject:
                 REFERRERS.setdefault((put[1], subject), {})[descriptor["digest"]] = descriptor

@@ -2,30 +2,25 @@
 
 use std::sync::Arc;
 
-use super::{
-    Failure, Made, Writer, nothing_more, push,
-    registry::{by_repository, push_manifest},
-};
+use futures_util::future::try_join_all;
+
+use super::{Failure, Made, Writer, nothing_more, registry::by_repository};
 use crate::{
-    build::chain,
+    build::{chain, short},
     cli::{
         attest::{Statement, Subjects},
         outputs::OutputSpec,
     },
-    export::{self, ExportError, Pusher},
-    oci::{Descriptor, Reference, media_type},
+    export::{self, ExportError, Obtain, PushListener, Pusher},
+    oci::{Descriptor, Reference},
     registry::Client,
 };
 
-/// What is known and done of the provenance of an image in one repository before the image is there.
-#[derive(Default)]
-pub(super) struct Begun {
-    /// Whether there is one that nobody asked for; None if the registry did not say.
-    is_stated: Option<bool>,
-    /// Its manifest, whose blobs are on their way.
-    provenance: Option<Descriptor>,
-    /// Whether those have arrived.
-    are_blobs_sent: bool,
+/// A statement that is in a repository, and what it is about.
+pub(super) struct Stated {
+    name: Reference,
+    subject: Descriptor,
+    attestation: Descriptor,
 }
 
 impl Writer<'_> {
@@ -47,32 +42,50 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Begins, while the image itself is pushed, what [`Writer::put_beside`] ends. What fails here is done again there.
-    pub(super) async fn begin_beside(&self, made: &Made, names: &[Reference], client: &Client) -> Vec<Begun> {
+    /// Pushes what is stated about an image, while the image itself is pushed: nothing leads to it yet.
+    pub(super) async fn send_beside(&self, made: &Made, names: &[Reference], client: &Client) -> Result<Vec<Stated>, Failure> {
+        self.complete_for_sbom(made).await?;
         let groups = by_repository(names);
-        let begun = groups.iter().map(|group| self.begin_group(made, group, client));
-        futures_util::future::join_all(begun).await
+        let sent = groups.iter().map(|group| self.send_to_repository(made, group, client));
+        Ok(try_join_all(sent).await?.into_iter().flatten().collect())
     }
 
-    async fn begin_group(&self, made: &Made, group: &[Reference], client: &Client) -> Begun {
-        let Ok(is_stated) = self.is_stated_at(made, group, client).await else { return Begun::default() };
-        if is_stated {
-            return Begun { is_stated: Some(true), ..Begun::default() };
-        }
-        let Ok(provenance) = self.write_provenance(made, group) else { return Begun::default() };
-        if let Some(attestation) = &provenance {
-            let quiet: export::PushListener = Arc::new(|_, _| ());
-            let pusher = Pusher { client, store: &self.services.store, obtain: &*nothing_more(), listener: quiet };
-            if pusher.push_blobs(attestation, &group[0]).await.is_ok() {
-                return Begun { is_stated: Some(false), provenance, are_blobs_sent: true };
+    async fn send_to_repository(&self, made: &Made, group: &[Reference], client: &Client) -> Result<Vec<Stated>, Failure> {
+        let mut all = Vec::new();
+        for (image, manifest) in &made.images {
+            let sbom = self.attester.sbom(image, Some(manifest), &Subjects::image(group, &[manifest]), self.services).await?;
+            if let Some(statement) = sbom {
+                all.push((manifest, self.write_statement(manifest, &statement)?));
             }
         }
-        Begun { is_stated: Some(false), provenance, are_blobs_sent: false }
+        let is_stated = self.is_stated_at(made, group, client).await?;
+        let provenance = (!is_stated).then(|| self.attester.provenance(&Subjects::image(group, &made.described()))).flatten();
+        if let Some(statement) = provenance {
+            all.push((&made.top, self.write_statement(&made.top, &statement)?));
+        }
+        let (obtain, listener): (Box<Obtain>, PushListener) = (nothing_more(), Arc::new(|_, _| ()));
+        let pusher = Pusher { client, store: &self.services.store, obtain: &*obtain, listener };
+        let sent = all.into_iter().map(async |(subject, attestation)| {
+            let name = group[0].with_digest(attestation.digest.clone());
+            pusher.push(&attestation, std::slice::from_ref(&name), &[]).await.map_err(fail)?;
+            Ok(Stated { name, subject: subject.clone(), attestation })
+        });
+        try_join_all(sent).await
     }
 
-    /// Pushes what is stated about an image that was pushed. What nobody asked for fails nobody's push.
-    pub(super) async fn put_beside(&self, made: &Made, names: &[Reference], client: &Client, begun: Vec<Begun>) -> Result<(), Failure> {
-        match self.try_put_beside(made, names, client, begun).await {
+    fn write_statement(&self, subject: &Descriptor, statement: &Statement) -> Result<Descriptor, Failure> {
+        export::write_attestation(&self.services.store, subject, statement.predicate_type, &statement.bytes).map_err(fail)
+    }
+
+    /// Makes what was sent findable, now that the image is there. What nobody asked for fails nobody's push.
+    pub(super) async fn put_beside(
+        &self,
+        made: &Made,
+        names: &[Reference],
+        client: &Client,
+        sent: Result<Vec<Stated>, Failure>,
+    ) -> Result<(), Failure> {
+        match self.try_put_beside(made, names, client, sent).await {
             Err(failure) if self.attester.wanted.is_default => {
                 let text = format!("warning: the provenance was not put beside the image: {}", failure.message);
                 self.attester.note(self.steps, &text);
@@ -82,50 +95,25 @@ impl Writer<'_> {
         }
     }
 
-    async fn try_put_beside(&self, made: &Made, names: &[Reference], client: &Client, begun: Vec<Begun>) -> Result<(), Failure> {
-        self.complete_for_sbom(made).await?;
-        let store = &self.services.store;
-        for (group, begun) in by_repository(names).into_iter().zip(begun) {
-            let mut all: Vec<(Descriptor, Descriptor)> = Vec::new();
-            for (image, manifest) in &made.images {
-                let subjects = Subjects::image(&group, &[manifest]);
-                if let Some(sbom) = self.attester.sbom(image, Some(manifest), &subjects, self.services).await? {
-                    all.push((
-                        manifest.clone(),
-                        export::write_attestation(store, manifest, sbom.predicate_type, &sbom.bytes).map_err(fail)?,
-                    ));
-                }
-            }
-            let is_stated = match begun.is_stated {
-                Some(known) => known,
-                None => self.is_stated_at(made, &group, client).await?,
+    async fn try_put_beside(
+        &self,
+        made: &Made,
+        names: &[Reference],
+        client: &Client,
+        sent: Result<Vec<Stated>, Failure>,
+    ) -> Result<(), Failure> {
+        let sent = match sent {
+            Ok(sent) => sent,
+            // Some registries want what a statement is about to be there first.
+            Err(_) => self.send_beside(made, names, client).await?,
+        };
+        for Stated { name, subject, attestation } in &sent {
+            let list = async |_| {
+                let list = client.referrers_tag(name, &subject.digest).await.map_err(|error| fail(error.into()))?;
+                export::list_referrer(client, name, subject, attestation, list).await.map_err(fail)
             };
-            if is_stated {
-                continue;
-            }
-            let provenance = match begun.provenance {
-                Some(written) => Some(written),
-                None => self.write_provenance(made, &group)?,
-            };
-            all.extend(provenance.map(|attestation| (made.top.clone(), attestation)));
-            let count = all.len();
-            for (number, (subject, attestation)) in all.into_iter().enumerate() {
-                let name = group[0].with_digest(attestation.digest.clone());
-                let (names, obtain) = (std::slice::from_ref(&name), nothing_more());
-                // The last one is the provenance.
-                let only_manifest = begun.are_blobs_sent && number + 1 == count;
-                let push_it = async {
-                    match only_manifest {
-                        true => push_manifest(&attestation, &name, client, self.services, self.steps).await,
-                        false => push(&attestation, names, &[], &*obtain, client, self.services, self.steps).await,
-                    }
-                };
-                // The list is asked for meanwhile: it is as new as can be without waiting for it.
-                let (pushed, list) = tokio::join!(push_it, client.referrers_tag(&name, &subject.digest));
-                pushed?;
-                let list = list.map_err(|error| fail(error.into()))?;
-                export::list_referrer(client, &name, &subject, &attestation, list).await.map_err(fail)?;
-            }
+            let about = name.with_digest(subject.digest.clone());
+            self.steps.step(&format!("putting {} beside {about}", short(&attestation.digest)), list).await?;
         }
         self.is_stated.set(true);
         Ok(())
@@ -140,17 +128,6 @@ impl Writer<'_> {
             }
             _ => Ok(false),
         }
-    }
-
-    /// Writes how the image was made into the store, if that is wanted.
-    fn write_provenance(&self, made: &Made, group: &[Reference]) -> Result<Option<Descriptor>, Failure> {
-        let mut about = vec![&made.top];
-        if media_type::is_index(&made.top.media_type) {
-            about.extend(made.images.iter().map(|(_, manifest)| manifest));
-        }
-        let Some(provenance) = self.attester.provenance(&Subjects::image(group, &about)) else { return Ok(None) };
-        let store = &self.services.store;
-        export::write_attestation(store, &made.top, provenance.predicate_type, &provenance.bytes).map(Some).map_err(fail)
     }
 
     /// What is stated about files, to lie among them: only if somebody asked for it.

@@ -29,7 +29,7 @@ use crate::{
         outputs::{OutputKind, OutputSpec},
     },
     export::{self, LayoutOptions, Obtain},
-    oci::{Descriptor, Digest, Image, Reference},
+    oci::{Descriptor, Digest, Image, Reference, media_type},
     registry::Client,
 };
 
@@ -151,6 +151,14 @@ struct Made {
     top: Descriptor,
 }
 
+impl Made {
+    /// What a statement about the whole is about: the image, and each one of an index.
+    fn described(&self) -> Vec<&Descriptor> {
+        let members = self.images.iter().map(|(_, manifest)| manifest).filter(|_| media_type::is_index(&self.top.media_type));
+        std::iter::once(&self.top).chain(members).collect()
+    }
+}
+
 impl Writer<'_> {
     /// The image in a form; base layers may be missing. Made again it costs nothing: layers remember their blobs.
     async fn made(&self, form: &Form) -> Result<Made, Failure> {
@@ -225,9 +233,9 @@ impl Writer<'_> {
             if is_in_index {
                 self.push(output, &made, &names, &client).await?;
             } else {
-                let (pushed, begun) = tokio::join!(self.push(output, &made, &names, &client), self.begin_beside(&made, &names, &client));
+                let (pushed, sent) = tokio::join!(self.push(output, &made, &names, &client), self.send_beside(&made, &names, &client));
                 pushed?;
-                self.put_beside(&made, &names, &client, begun).await?;
+                self.put_beside(&made, &names, &client, sent).await?;
             }
         }
         if matches!(output.kind, OutputKind::Oci | OutputKind::Docker) {

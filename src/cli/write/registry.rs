@@ -43,20 +43,6 @@ pub async fn push(
     Ok(())
 }
 
-/// Pushes a manifest of which the registry has the blobs.
-pub async fn push_manifest(
-    manifest: &Descriptor,
-    name: &Reference,
-    client: &Client,
-    services: &Services,
-    steps: &Arc<Steps>,
-) -> Result<(), Failure> {
-    let (obtain, listener): (Box<Obtain>, crate::export::PushListener) = (nothing_more(), Arc::new(|_, _| ()));
-    let pusher = Pusher { client, store: &services.store, obtain: &*obtain, listener };
-    let push = async |_| pusher.push_manifest(name, manifest).await.map_err(|error| failure(name, &error));
-    steps.step(&title(manifest, std::slice::from_ref(name)), push).await
-}
-
 fn title(top: &Descriptor, names: &[Reference]) -> String {
     let shown: Vec<String> = names.iter().map(ToString::to_string).collect();
     format!("pushing {} to {}", short(&top.digest), shown.join(" "))
