@@ -172,9 +172,10 @@ impl Engine {
         let image = assemble::assemble(target, base.map(|found| &found.base), &new_layers);
         self.refuse_secrets(&image.config)?;
         self.recorder.note_result(&image);
+        let base_platform = base.map(|found| found.base.image.config.platform());
         let base = target.base.as_ref().zip(base).map(|(key, found)| (key.to_string(), found.base.digest.clone()));
         let (platform, stack, materials) = (target.platform.clone(), stack.to_vec(), self.materials());
-        Ok(PlatformOutcome { platform, image, stack, cache, epoch: target.epoch, materials, base })
+        Ok(PlatformOutcome { platform, image, stack, cache, epoch: target.epoch, materials, base, base_platform })
     }
 
     /// A vertex's result as far as there is one.

@@ -1,17 +1,20 @@
 //! Programs of another processor than the image's: the usual sign of a cross-build that went wrong.
 //!
-//! Looked at is what this build added in the directories of the image's PATH, and its entrypoint or command. Elsewhere
-//! files for other processors are often meant to be there: prebuilt modules, cross-compilers, test data.
+//! Looked at is what this build added in the directories of the image's PATH, and its entrypoint or command, be it the
+//! base's. Elsewhere files for other processors are often meant to be there: prebuilt modules, cross-compilers, test data.
+//! A base that has not been unpacked is unpacked for that only if it says that it is for another platform.
 
 use std::{
+    ffi::OsString,
     fs::File,
     io::Read,
     os::unix::fs::PermissionsExt,
     path::{Component, Path, PathBuf},
+    sync::Arc,
 };
 
 use crate::{
-    build::{PlatformOutcome, Services},
+    build::{BuildError, Layer, PlatformOutcome, Progress, Services, layer::directories},
     oci::Platform,
 };
 
@@ -28,33 +31,60 @@ pub struct ForeignProgram {
 }
 
 /// Finds them in the layers of this build that are unpacked here; a layer that isn't was looked at when it was made.
-pub fn foreign_programs(outcome: &PlatformOutcome, services: &Services) -> Vec<ForeignProgram> {
-    let own = outcome.stack.iter().rev().filter(|layer| layer.base_layer().is_none());
-    let roots: Vec<PathBuf> = own.filter_map(|layer| Some(services.store.snapshot(&layer.snapshot).ok()??.join("fs"))).collect();
+pub async fn foreign_programs(
+    outcome: &PlatformOutcome,
+    services: &Services,
+    progress: &Arc<dyn Progress>,
+) -> Result<Vec<ForeignProgram>, BuildError> {
+    let is_own = |layer: &&Arc<Layer>| layer.base_layer().is_none();
+    let roots = |layers: &mut dyn Iterator<Item = &Arc<Layer>>| -> Vec<PathBuf> {
+        layers.filter_map(|layer| Some(services.store.snapshot(&layer.snapshot).ok()??.join("fs"))).collect()
+    };
+    let own = roots(&mut outcome.stack.iter().rev().filter(is_own));
     let config = &outcome.image.config.config;
     let path = config.env.iter().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or("/usr/bin:/bin");
-    let directories: Vec<&str> = path.split(':').filter(|directory| directory.starts_with('/')).collect();
-    let mut programs: Vec<PathBuf> = Vec::new();
-    for directory in &directories {
+    let search: Vec<&str> = path.split(':').filter(|directory| directory.starts_with('/')).collect();
+    let with_machine = |roots: &[PathBuf], path: PathBuf| machine(roots, &path).map(|machine| (path, machine));
+    let mut found: Vec<(PathBuf, &'static str)> = added(&own, &search).into_iter().filter_map(|path| with_machine(&own, path)).collect();
+    let command = config.entrypoint.as_ref().or(config.cmd.as_ref()).and_then(|words| words.first());
+    if let Some(command) = command {
+        // A base that says it is for another platform is looked at, be it unpacked or not.
+        let is_in_doubt = outcome.base_platform.as_ref().is_some_and(|base| !runs(&outcome.platform, &base.architecture));
+        let all = match is_in_doubt {
+            true => directories(&outcome.stack, services, progress).await?,
+            false => roots(&mut outcome.stack.iter().rev()),
+        };
+        let places = places(command, &config.working_dir, &search);
+        found.extend(places.into_iter().find_map(|path| with_machine(&all, path)));
+    }
+    found.sort();
+    found.dedup();
+    let foreign = found.into_iter().filter(|(_, architecture)| !runs(&outcome.platform, architecture));
+    Ok(foreign
+        .map(|(path, architecture)| ForeignProgram { path: Path::new("/").join(path), architecture: architecture.to_owned() })
+        .collect())
+}
+
+/// Everything that layers have in these directories.
+fn added(roots: &[PathBuf], directories: &[&str]) -> Vec<PathBuf> {
+    let mut programs = Vec::new();
+    for directory in directories {
         let inside = Path::new(directory.trim_start_matches('/'));
         for root in roots.iter().filter(|root| is_plain(root, inside)) {
             let entries = std::fs::read_dir(root.join(inside)).into_iter().flatten().flatten();
             programs.extend(entries.map(|entry| inside.join(entry.file_name())));
         }
     }
-    let command = config.entrypoint.as_ref().or(config.cmd.as_ref()).and_then(|words| words.first());
-    if let Some(command) = command.filter(|command| command.contains('/')) {
-        programs
-            .push(Path::new(&config.working_dir).join(command).strip_prefix("/").map_or_else(|_| PathBuf::from(command), PathBuf::from));
+    programs
+}
+
+/// Where a command may be, without leading slashes.
+fn places(command: &str, working_dir: &str, search: &[&str]) -> Vec<PathBuf> {
+    let inside = |path: PathBuf| path.strip_prefix("/").map_or_else(|_| path.clone(), Path::to_owned);
+    match command.contains('/') {
+        true => vec![inside(Path::new("/").join(working_dir).join(command))],
+        false => search.iter().map(|directory| inside(Path::new(directory).join(command))).collect(),
     }
-    programs.sort();
-    programs.dedup();
-    let foreign = programs.into_iter().filter_map(|path| {
-        let architecture = machine(&roots, &path)?;
-        let fits = runs(&outcome.platform, architecture);
-        (!fits).then(|| ForeignProgram { path: Path::new("/").join(path), architecture: architecture.to_owned() })
-    });
-    foreign.collect()
 }
 
 /// Whether none of a directory's names is a link: those are looked at where they lead.
@@ -66,39 +96,35 @@ fn is_plain(root: &Path, inside: &Path) -> bool {
     })
 }
 
-/// The processor of the program that the topmost of our layers has at `path`; links are followed inside them.
+/// The processor of the program that the topmost of these layers has at `path`; links are followed inside them.
 fn machine(roots: &[PathBuf], path: &Path) -> Option<&'static str> {
-    let mut path = path.to_owned();
-    for _ in 0..MAX_LINKS {
-        let parent = path.parent().unwrap_or(Path::new(""));
-        let (file, metadata) = roots.iter().filter(|root| is_plain(root, parent)).find_map(|root| {
-            let file = root.join(&path);
-            let metadata = std::fs::symlink_metadata(&file).ok()?;
-            Some((file, metadata))
-        })?;
-        if metadata.is_symlink() {
-            path = normalised(&parent.join(std::fs::read_link(&file).ok()?));
-            continue;
-        }
-        let is_program = metadata.is_file() && metadata.permissions().mode() & 0o111 != 0;
-        return is_program.then(|| elf_machine(&file)).flatten();
-    }
-    None
-}
-
-/// Without `..` and a leading slash, as if it were the root of the image.
-fn normalised(path: &Path) -> PathBuf {
-    let mut out = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::ParentDir => drop(out.pop()),
-            Component::Normal(part) => out.push(part),
+    let names = |path: &Path| -> Vec<OsString> { path.iter().rev().map(OsString::from).collect() };
+    let (mut at, mut left, mut links) = (PathBuf::new(), names(path), 0);
+    while let Some(name) = left.pop() {
+        match Path::new(&name).components().next()? {
             // An absolute link starts again.
-            Component::RootDir => out = PathBuf::new(),
+            Component::RootDir => at = PathBuf::new(),
+            Component::ParentDir => drop(at.pop()),
+            Component::Normal(name) => {
+                let (file, metadata) = roots.iter().filter(|root| is_plain(root, &at)).find_map(|root| {
+                    let file = root.join(&at).join(name);
+                    let metadata = std::fs::symlink_metadata(&file).ok()?;
+                    Some((file, metadata))
+                })?;
+                if metadata.is_symlink() {
+                    links += 1;
+                    left.extend(names(&std::fs::read_link(&file).ok().filter(|_| links <= MAX_LINKS)?));
+                } else if left.is_empty() {
+                    let is_program = metadata.is_file() && metadata.permissions().mode() & 0o111 != 0;
+                    return is_program.then(|| elf_machine(&file)).flatten();
+                } else {
+                    at.push(name);
+                }
+            }
             _ => {}
         }
     }
-    out
+    None
 }
 
 fn elf_machine(file: &Path) -> Option<&'static str> {
@@ -171,5 +197,24 @@ mod tests {
         let found = |name: &str| machine(std::slice::from_ref(&root), Path::new(name));
         assert_eq!(found("usr/bin/link"), Some("arm64"));
         assert_eq!([found("usr/bin/outside"), found("usr/bin/loop"), found("usr/bin/missing")], [None, None, None]);
+        // A directory of a lower layer may be a link; what is in a layer above it counts.
+        let upper = top.path().join("upper");
+        std::fs::create_dir_all(upper.join("usr/bin")).unwrap();
+        std::fs::create_dir_all(root.join("opt")).unwrap();
+        std::os::unix::fs::symlink("usr/bin", root.join("bin")).unwrap();
+        std::os::unix::fs::symlink("../bin/./real", root.join("opt/run")).unwrap();
+        let both = [upper.clone(), root.clone()];
+        assert_eq!([machine(&both, Path::new("bin/real")), machine(&both, Path::new("opt/run"))], [Some("arm64"); 2]);
+        std::fs::write(upper.join("usr/bin/real"), "#!/bin/sh").unwrap();
+        std::fs::set_permissions(upper.join("usr/bin/real"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(machine(&both, Path::new("bin/real")), None);
+    }
+
+    #[test]
+    fn a_command_is_at_its_path_or_in_path() {
+        let search = ["/usr/bin", "/bin"];
+        assert_eq!(places("/app/run", "/srv", &search), [Path::new("app/run")]);
+        assert_eq!(places("./run", "/srv", &search), [Path::new("srv/./run")]);
+        assert_eq!(places("sh", "/srv", &search), [Path::new("usr/bin/sh"), Path::new("bin/sh")]);
     }
 }

@@ -244,4 +244,6 @@ pub struct PlatformOutcome {
     pub materials: Vec<crate::build::Material>,
     /// The base image's name and digest, for annotations and reports.
     pub base: Option<(String, crate::oci::Digest)>,
+    /// What the base says it is for, whatever was asked for.
+    pub base_platform: Option<Platform>,
 }

@@ -12,7 +12,7 @@ use crate::{
         contexts, environment,
         failure::Failure,
         guarded, lint,
-        outputs::{OutputKind, OutputSpec},
+        outputs::{self, OutputKind, OutputSpec},
         progress::{Built, Mode, Place, Reporter},
         provenance, quality, reproducible, request, services, shell, upkeep, write,
     },
@@ -48,7 +48,9 @@ fn build_and_show(cli: &Cli, args: &BuildArgs, found: &mut Found) -> Result<Exit
     wanted.check()?;
     let (mode, reporter) = reporter(args)?;
     let after = shell::OnError::of(args)?;
+    check_told_files(args)?;
     let mut request = request::request(args, wanted.first_form()?.policy)?;
+    wanted.check_platforms(request.plans.len())?;
     request.wants_files = wanted.has_files();
     let mut source = attestations.source(args, wanted.is_pushed()?);
     let entered = services::enter(cli)?;
@@ -128,7 +130,7 @@ pub async fn make(
     })?;
     cache::put_inline(args, &mut outcome)?;
     if !args.allow_foreign {
-        refuse_foreign_programs(&outcome, services)?;
+        refuse_foreign_programs(&outcome, services, steps).await?;
     }
     guarded::check_annotations(wanted, &services.secrets)?;
     let (request, secrets) = (&shown, &services.secrets);
@@ -155,6 +157,24 @@ pub fn wanted(args: &BuildArgs) -> Result<write::Wanted, Failure> {
         reproducible: args.reproducible,
         tag_digest: args.tag_digest,
     })
+}
+
+/// `--iidfile` and `--metadata-file` can be written, and say nothing of an earlier build if this one fails.
+fn check_told_files(args: &BuildArgs) -> Result<(), Failure> {
+    for (flag, file) in [("--iidfile", &args.iidfile), ("--metadata-file", &args.metadata_file)] {
+        let Some(file) = file else { continue };
+        let shown = file.display();
+        if file.is_dir() {
+            return Err(Failure::usage(format!("{flag} {shown} is a directory")));
+        }
+        if !outputs::has_parent(file) {
+            return Err(Failure::usage(format!("{flag}: there is no directory for {shown}")));
+        }
+    }
+    match args.iidfile.as_deref().filter(|file| file.is_file()).map(std::fs::remove_file) {
+        Some(Err(error)) => Err(Failure::new(format!("cannot remove the old {}: {error}", args.iidfile.as_deref().unwrap().display()))),
+        _ => Ok(()),
+    }
 }
 
 /// Meets the registries that are pushed to while the build goes on.
@@ -227,9 +247,11 @@ fn fix_times(epoch: i64, wanted: &mut write::Wanted, request: &mut Request) -> R
     Ok(())
 }
 
-fn refuse_foreign_programs(outcome: &Outcome, services: &build::Services) -> Result<(), Failure> {
+async fn refuse_foreign_programs(outcome: &Outcome, services: &build::Services, steps: &Arc<write::Steps>) -> Result<(), Failure> {
+    let progress: Arc<dyn build::Progress> = steps.clone();
     for platform in &outcome.platforms {
-        let Some(program) = build::foreign_programs(platform, services).into_iter().next() else { continue };
+        let programs = build::foreign_programs(platform, services, &progress).await.map_err(Failure::from)?;
+        let Some(program) = programs.into_iter().next() else { continue };
         let path = program.path.display();
         let failure = Failure::new(format!("{path} is a program for {}, the image is for {}", program.architecture, platform.platform));
         return Err(failure.with_hint("build it for the target (TARGETARCH), or say --allow-foreign if it is meant to be there"));
@@ -250,10 +272,15 @@ fn built(outcome: &Outcome, digest: &Digest, tags: &[Reference]) -> Built {
 
 fn outputs(args: &BuildArgs) -> Result<Vec<OutputSpec>, Failure> {
     let mut list = args.outputs.iter().map(|text| OutputSpec::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    // As with buildx the short flags are about outputs of their kind, where there are such.
     if args.push {
-        list.push(OutputSpec::of(OutputKind::Registry));
+        let mut images = list.iter_mut().filter(|output| matches!(output.kind, OutputKind::Image | OutputKind::Registry)).peekable();
+        match images.peek() {
+            Some(_) => images.for_each(|output| drop(output.attributes.insert("push".to_owned(), "true".to_owned()))),
+            None => list.push(OutputSpec::of(OutputKind::Registry)),
+        }
     }
-    if args.load {
+    if args.load && !list.iter().any(|output| output.kind == OutputKind::Docker && output.dest.is_none()) {
         list.push(OutputSpec::of(OutputKind::Docker));
     }
     Ok(list)

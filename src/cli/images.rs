@@ -134,6 +134,9 @@ impl Facts {
 /// Gives an image more names.
 pub fn tag(cli: &Cli, args: &TagArgs) -> Result<ExitCode, Failure> {
     let names = names(&args.names)?;
+    if let Some(name) = names.iter().find(|name| name.digest().is_some()) {
+        return Err(Failure::usage(format!("{}: a name to give can't have a digest", name.familiar())));
+    }
     let store = services::open_store(cli)?;
     let found = find::descriptor(&store, &args.image)?;
     store.tag_all(&names, &found).map_err(|error| Failure::new(chain(&error)))?;
@@ -144,13 +147,24 @@ pub fn tag(cli: &Cli, args: &TagArgs) -> Result<ExitCode, Failure> {
 pub fn remove(cli: &Cli, args: &RemoveArgs) -> Result<ExitCode, Failure> {
     let names = names(&args.names)?;
     let store = services::open_store(cli)?;
-    for name in names {
-        if !store.untag(&name).map_err(|error| Failure::new(chain(&error)))? {
-            return Err(Failure::new(format!("the store has no image {}", name.familiar())).with_hint("`rbuild images` lists them"));
+    for (name, text) in names.iter().zip(&args.names) {
+        if !store.untag(name).map_err(|error| Failure::new(chain(&error)))? {
+            return Err(Failure::new(format!("the store has no image of the name {}", name.familiar())).with_hint(names_of(&store, text)));
         }
         eprintln!("removed {}", name.familiar());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What somebody may have meant who gave something else than a name.
+fn names_of(store: &Store, text: &str) -> String {
+    let list = || -> Option<String> {
+        let digest = find::descriptor(store, text).ok()?.digest;
+        let images = store.images().ok()?.into_iter().filter(|image| image.descriptor.digest == digest);
+        let names: Vec<String> = images.map(|image| image.name.familiar()).collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    };
+    list().map_or_else(|| "`rbuild images` lists them".to_owned(), |names| format!("{text} is the digest of {names}"))
 }
 
 /// Writes an archive.

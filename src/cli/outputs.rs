@@ -1,6 +1,9 @@
 //! `--output` as it is written: `type=oci,dest=FILE,...`, a directory, or `-`.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     cli::{annotations::Annotation, failure::Failure},
@@ -12,7 +15,7 @@ use crate::{
 pub struct OutputSpec {
     /// What is written.
     pub kind: OutputKind,
-    /// Where to; None is standard output or the kind's own place.
+    /// Where to; `-` is standard output, None that or the kind's own place.
     pub dest: Option<PathBuf>,
     /// All other keys, lower-case.
     pub attributes: BTreeMap<String, String>,
@@ -34,7 +37,7 @@ pub enum OutputKind {
 }
 
 /// Keys of every output that is an image.
-const IMAGE_KEYS: [&str; 21] = [
+const IMAGE_KEYS: [&str; 19] = [
     "name",
     "push",
     "push-by-digest",
@@ -54,12 +57,32 @@ const IMAGE_KEYS: [&str; 21] = [
     "compression-level",
     "rewrite-timestamp",
     "compatibility-version",
-    "tar",
-    "context",
 ];
 
 /// Keys of every output that is files.
-const FILES_KEYS: [&str; 4] = ["platform-split", "mode", "attestation-prefix", "source-date-epoch"];
+const FILES_KEYS: [&str; 3] = ["platform-split", "attestation-prefix", "source-date-epoch"];
+
+/// Keys that are true or false.
+const FLAGS: [&str; 15] = [
+    "push",
+    "push-by-digest",
+    "registry.insecure",
+    "unpack",
+    "danging-name-empty-only",
+    "name-canonical",
+    "store",
+    "oci-mediatypes",
+    "oci-artifact",
+    "attestation-inline",
+    "prefer-nondist-layers",
+    "force-compression",
+    "rewrite-timestamp",
+    "tar",
+    "platform-split",
+];
+
+/// The versions of BuildKit's format that there are.
+const COMPATIBILITY: [&str; 3] = ["10", "20", "30"];
 
 const KINDS: [(&str, OutputKind); 7] = [
     ("oci", OutputKind::Oci),
@@ -82,6 +105,9 @@ impl OutputSpec {
         if text == "-" {
             return Ok(Self::of(OutputKind::Tar));
         }
+        if text.is_empty() {
+            return Err(Failure::usage("--output is empty").with_hint("a directory, -, or for example type=oci,dest=image.tar"));
+        }
         if !text.contains('=') {
             let kind = KINDS.iter().find(|(name, _)| *name == text).map(|(_, kind)| *kind);
             return Ok(match kind {
@@ -102,18 +128,15 @@ impl OutputSpec {
             }
             match key.to_ascii_lowercase().as_str() {
                 "type" => kind = Some(kind_of(value, text)?),
-                "dest" if value == "-" => dest = None,
                 "dest" => dest = Some(PathBuf::from(value)),
                 key => drop(attributes.insert(key.to_owned(), value.to_owned())),
             }
         }
         let kind = kind
             .ok_or_else(|| Failure::usage(format!("--output {text}: type is required")).with_hint("for example type=oci,dest=image.tar"))?;
-        if kind == OutputKind::Local && dest.is_none() {
-            return Err(Failure::usage(format!("--output {text}: dest is required for type=local")));
-        }
         let spec = Self { kind, dest, attributes, annotations };
         spec.check_keys(text)?;
+        spec.check_values(text)?;
         Ok(spec)
     }
 
@@ -128,12 +151,38 @@ impl OutputSpec {
         Ok(matches!(self.kind, OutputKind::Image | OutputKind::Registry) && self.flag("push", by_default)?)
     }
 
-    fn check_keys(&self, text: &str) -> Result<(), Failure> {
-        let known: &[&str] = match self.kind {
-            OutputKind::Local | OutputKind::Tar => &FILES_KEYS,
-            OutputKind::CacheOnly => &[],
-            _ => &IMAGE_KEYS,
+    /// Whether it is one file or stream: an archive of the image or of its files.
+    fn is_archive(&self) -> bool {
+        match self.kind {
+            OutputKind::Tar => true,
+            OutputKind::Oci | OutputKind::Docker => self.flag("tar", true).unwrap_or(true),
+            _ => false,
+        }
+    }
+
+    /// Whether it goes to standard output.
+    pub fn is_to_stdout(&self) -> bool {
+        match &self.dest {
+            Some(dest) => dest == Path::new("-"),
+            // An image for docker that goes nowhere is loaded.
+            None => self.is_archive() && self.kind != OutputKind::Docker,
+        }
+    }
+
+    fn known_keys(&self) -> Vec<&'static str> {
+        let (all, own): (&[&str], &[&str]) = match self.kind {
+            OutputKind::Local => (&FILES_KEYS, &["mode"]),
+            OutputKind::Tar => (&FILES_KEYS, &[]),
+            OutputKind::CacheOnly => (&[], &[]),
+            OutputKind::Oci => (&IMAGE_KEYS, &["tar"]),
+            OutputKind::Docker => (&IMAGE_KEYS, &["tar", "context"]),
+            OutputKind::Image | OutputKind::Registry => (&IMAGE_KEYS, &[]),
         };
+        [all, own].concat()
+    }
+
+    fn check_keys(&self, text: &str) -> Result<(), Failure> {
+        let known = self.known_keys();
         if let Some(key) = self.attributes.keys().find(|key| !known.contains(&key.as_str())) {
             let failure = Failure::usage(format!("--output {text}: unknown key `{key}`"));
             let mine = known.iter().copied().chain(["type", "dest"]);
@@ -148,12 +197,65 @@ impl OutputSpec {
         Ok(())
     }
 
+    /// Values that nobody could make sense of are said before anything is built.
+    fn check_values(&self, text: &str) -> Result<(), Failure> {
+        let wrong = |reason: String| Err(Failure::usage(format!("--output {text}: {reason}")));
+        for key in FLAGS {
+            self.flag(key, false)?;
+        }
+        let value = |key: &str| self.attributes.get(key).map(String::as_str);
+        if let Some(epoch) = value("source-date-epoch").filter(|epoch| !epoch.is_empty() && epoch.parse::<i64>().is_err()) {
+            return wrong(format!("invalid source-date-epoch: {epoch}"));
+        }
+        if let Some(mode) = value("mode").filter(|mode| !["copy", "delete"].contains(mode)) {
+            return wrong(format!("mode={mode} is unknown; copy or delete"));
+        }
+        if let Some(version) = value("compatibility-version").filter(|version| !COMPATIBILITY.contains(version)) {
+            return wrong(format!("compatibility-version={version} is unknown; {}", COMPATIBILITY.join(", ")));
+        }
+        if matches!(self.kind, OutputKind::Oci | OutputKind::Docker) && self.flag("push", false)? {
+            let failure = Failure::usage(format!("--output {text}: only an image of type=image or registry is pushed"));
+            return Err(failure.with_hint("say --output once more for each place: -o type=registry"));
+        }
+        Ok(())
+    }
+
+    /// So are places that can't be written to.
+    pub fn check_place(&self) -> Result<(), Failure> {
+        let (name, _) = KINDS.iter().find(|(_, kind)| *kind == self.kind).expect("every kind has a name");
+        let wrong = |reason: String| Err(Failure::usage(format!("--output type={name}: {reason}")));
+        let Some(dest) = &self.dest else {
+            return match self.kind {
+                OutputKind::Local => wrong("dest is required for type=local".to_owned()),
+                OutputKind::Oci | OutputKind::Docker if !self.is_archive() => wrong("tar=false needs dest=DIRECTORY".to_owned()),
+                _ => Ok(()),
+            };
+        };
+        let shown = dest.display();
+        match self.kind {
+            OutputKind::Image | OutputKind::Registry | OutputKind::CacheOnly => {
+                let failure = Failure::usage(format!("--output type={name},dest={shown}: only files have a dest"));
+                return Err(failure.with_hint("type=oci,dest=FILE and type=docker,dest=FILE are files"));
+            }
+            _ if dest.as_os_str().is_empty() => return wrong("dest is empty".to_owned()),
+            _ if self.is_to_stdout() && !self.is_archive() => return wrong("a directory is needed, not standard output".to_owned()),
+            _ if self.is_to_stdout() => return Ok(()),
+            _ => {}
+        }
+        match dest.metadata() {
+            Ok(found) if found.is_dir() && self.is_archive() => wrong(format!("{shown} is a directory")),
+            Ok(found) if !found.is_dir() && !self.is_archive() => wrong(format!("{shown} is no directory")),
+            Err(_) if self.is_archive() && !has_parent(dest) => wrong(format!("there is no directory for {shown}")),
+            _ => Ok(()),
+        }
+    }
+
     /// A boolean key; `default` when it is absent.
     pub fn flag(&self, key: &str, default: bool) -> Result<bool, Failure> {
         match self.attributes.get(key).map(String::as_str) {
             None => Ok(default),
-            Some("true" | "1" | "") => Ok(true),
-            Some("false" | "0") => Ok(false),
+            Some("true" | "1" | "" | "t" | "T" | "True" | "TRUE") => Ok(true),
+            Some("false" | "0" | "f" | "F" | "False" | "FALSE") => Ok(false),
             Some(other) => Err(Failure::usage(format!("--output: {key}={other} is neither true nor false"))),
         }
     }
@@ -165,6 +267,12 @@ fn kind_of(name: &str, text: &str) -> Result<OutputKind, Failure> {
         let names: Vec<&str> = KINDS.iter().map(|(name, _)| *name).collect();
         Failure::usage(format!("--output {text}: unknown type `{name}`")).with_hint(format!("one of {}", names.join(", ")))
     })
+}
+
+/// Whether there is a directory for a file to be made in.
+pub fn has_parent(file: &Path) -> bool {
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    parent.is_dir()
 }
 
 /// Comma-separated fields, where a field in double quotes may hold commas.
@@ -185,9 +293,15 @@ pub fn fields(text: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
+    fn checked(text: &str) -> Result<OutputSpec, Failure> {
+        let spec = OutputSpec::parse(text)?;
+        spec.check_place()?;
+        Ok(spec)
+    }
+
     #[test]
     fn forms_of_output() {
-        let parse = |text: &str| OutputSpec::parse(text).map_err(|failure| failure.message);
+        let parse = |text: &str| checked(text).map_err(|failure| failure.message);
         assert_eq!(parse("-").unwrap(), OutputSpec::of(OutputKind::Tar));
         assert_eq!(parse("out").unwrap(), OutputSpec { dest: Some("out".into()), ..OutputSpec::of(OutputKind::Local) });
         let oci = parse("type=oci,dest=a.tar,tar=false").unwrap();
@@ -196,10 +310,48 @@ mod tests {
         assert!(parse("type=zip,dest=x").unwrap_err().contains("unknown type `zip`"));
         assert!(parse("dest=x").unwrap_err().contains("type is required"));
         assert!(parse("type=local").unwrap_err().contains("dest is required"));
+        assert!(parse("type=local,dest=-").unwrap_err().contains("not standard output"));
+        assert!(parse("").unwrap_err().contains("is empty"));
+        let to_stdout = |text: &str| parse(text).unwrap().is_to_stdout();
+        assert_eq!(["-", "type=oci", "type=docker", "type=docker,dest=-", "type=image"].map(to_stdout), [true, true, false, true, false]);
         let near = OutputSpec::parse("type=oci,dest=x,compresion=zstd").unwrap_err();
         assert!(near.message.ends_with("unknown key `compresion`"), "{near:?}");
         assert_eq!(near.hints, ["did you mean `compression`?"]);
         assert!(parse("type=tar,dest=x,compression=gzip").unwrap_err().contains("unknown key"));
         assert_eq!(OutputSpec::parse("type=image,annotation.Foo.Bar=v").unwrap().annotations[0].key, "Foo.Bar");
+    }
+    #[test]
+    fn what_nobody_could_mean_is_said_at_once() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (file, directory) = (file.path().display().to_string(), file.path().parent().unwrap().display().to_string());
+        for (text, reason) in [
+            ("type=image,push-by-digest=maybe", "push-by-digest=maybe is neither true nor false"),
+            ("type=registry,registry.insecure=maybe", "registry.insecure=maybe is neither"),
+            ("type=image,unpack=maybe", "unpack=maybe is neither"),
+            ("type=local,dest=x,platform-split=maybe", "platform-split=maybe is neither"),
+            ("type=image,source-date-epoch=soon", "invalid source-date-epoch: soon"),
+            ("type=tar,source-date-epoch=soon", "invalid source-date-epoch: soon"),
+            ("type=local,dest=x,mode=zap", "mode=zap is unknown; copy or delete"),
+            ("type=tar,mode=delete", "unknown key `mode`"),
+            ("type=image,compatibility-version=15", "compatibility-version=15 is unknown; 10, 20, 30"),
+            ("type=image,tar=false", "unknown key `tar`"),
+            ("type=oci,context=x", "unknown key `context`"),
+            ("type=oci,dest=x,push=true", "only an image of type=image or registry is pushed"),
+            ("type=oci,tar=false", "tar=false needs dest=DIRECTORY"),
+            ("type=image,dest=x", "only files have a dest"),
+            ("type=cacheonly,dest=x", "only files have a dest"),
+            ("type=tar,dest=", "dest is empty"),
+            ("type=tar,dest=/no/such/directory/x.tar", "there is no directory for /no/such/directory/x.tar"),
+            (&format!("type=oci,dest={directory}"), "is a directory"),
+            (&format!("type=oci,dest={file},tar=false"), "is no directory"),
+            (&format!("type=local,dest={file}"), "is no directory"),
+            (&file, "is no directory"),
+        ] {
+            let said = checked(text).map_err(|failure| failure.message);
+            assert!(said.as_ref().is_err_and(|said| said.contains(reason)), "{text}: {said:?}");
+        }
+        for text in ["type=image,push=True,source-date-epoch=", "type=oci,push=false,dest=/dev/null", "type=tar,dest=new.tar"] {
+            assert!(checked(text).is_ok(), "{text}");
+        }
     }
 }

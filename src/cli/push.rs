@@ -5,21 +5,22 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::{
-    build::chain,
     cli::{
         absent::{self, Absent},
         args::Cli,
         failure::Failure,
+        find,
         progress::{Mode, Place, Reporter},
         services, write,
     },
     oci::Reference,
+    store::Store,
 };
 
 /// `rbuild push`.
 #[derive(Debug, Args, Clone)]
 pub struct PushArgs {
-    /// Names of images of the store
+    /// Names of images of the store; with --as also a digest or its beginning
     #[arg(required = true, value_name = "NAME[:TAG]", add = clap_complete::engine::ArgValueCandidates::new(crate::cli::complete::images))]
     pub names: Vec<String>,
     /// Push it under this name instead of its own; repeatable
@@ -38,9 +39,8 @@ pub struct PushArgs {
 
 /// Pushes each of the names.
 pub fn push(cli: &Cli, args: &PushArgs) -> Result<ExitCode, Failure> {
-    let names = args.names.iter().map(|text| reference(text)).collect::<Result<Vec<_>, _>>()?;
     let others = args.other_names.iter().map(|text| reference(text)).collect::<Result<Vec<_>, _>>()?;
-    if names.len() > 1 && !others.is_empty() {
+    if args.names.len() > 1 && !others.is_empty() {
         return Err(Failure::usage("--as is for one image"));
     }
     let entered = services::enter(cli)?;
@@ -50,13 +50,9 @@ pub fn push(cli: &Cli, args: &PushArgs) -> Result<ExitCode, Failure> {
     let mode = if args.quiet { Mode::Quiet } else { place.mode("auto").unwrap_or(Mode::Plain) };
     let reporter = Reporter::new(mode, place);
     let steps = write::Steps::new(reporter.clone());
-    for name in &names {
-        let found = services.store.resolve(name).map_err(|error| Failure::new(chain(&error)))?;
-        let top = found.ok_or_else(|| {
-            Failure::new(format!("the store has no image {}", name.familiar()))
-                .with_hint("`rbuild images` lists them; `rbuild -t NAME` builds one")
-        })?;
-        let mut targets = if others.is_empty() { vec![name.clone()] } else { others.clone() };
+    for name in &args.names {
+        let top = find::descriptor(&services.store, name)?;
+        let mut targets = if others.is_empty() { vec![own_name(&services.store, name)?] } else { others.clone() };
         if args.tag_digest {
             let tagged: Vec<Reference> = targets.iter().map(|name| name.with_tag(&write::digest_tag(&top.digest))).collect();
             targets.extend(tagged);
@@ -74,6 +70,12 @@ pub fn push(cli: &Cli, args: &PushArgs) -> Result<ExitCode, Failure> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A digest finds an image and says nothing of where to push it.
+fn own_name(store: &Store, text: &str) -> Result<Reference, Failure> {
+    let name = reference(text).ok().filter(|name| name.digest().is_some() || store.resolve(name).is_ok_and(|found| found.is_some()));
+    name.ok_or_else(|| Failure::usage(format!("{text} is no name")).with_hint("say where to with --as REGISTRY/NAME[:TAG]"))
 }
 
 fn reference(text: &str) -> Result<Reference, Failure> {

@@ -8,7 +8,7 @@ use std::{path::Path, process::Command};
 
 use serde::{Deserialize, Serialize};
 
-use super::{args::BuildArgs, failure::Failure, words, write::Written};
+use super::{args::BuildArgs, cache, failure::Failure, words, write::Written};
 use crate::{build::chain, oci::Digest, store::Store};
 
 /// How `rbuild` was called for a result.
@@ -64,7 +64,8 @@ pub fn record(store: &Store, written: &Written, dockerfile: &str) -> Result<(), 
     if is_repeated && recorded(store, &written.descriptor.digest)?.is_some() {
         return Ok(());
     }
-    let words = given.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    // Building again needs no cache, and so none of its keys.
+    let words = given.iter().map(|word| cache::shown(&word.to_string_lossy())).collect();
     let directory = std::env::current_dir().map(|path| path.display().to_string()).unwrap_or_default();
     let epoch = std::env::var("SOURCE_DATE_EPOCH").ok();
     let dockerfile = Digest::of(dockerfile.as_bytes()).to_string();

@@ -44,6 +44,8 @@ Steps of another machine come from a cache. It is read when the build starts; it
                 type=inline               in the image itself, which --cache-from takes by its name
   --cache-from  the same, and digest=.. of a layout; timeout=10s is how long it may be silent
   mode=min      layers of the result only; mode=max those of all stages (not inline)
+                Keys of BuildKit's own form (compression, image-manifest, oci-mediatypes, touch_refresh, ..) are
+                taken and change nothing: a cache has the layers as the build has them
 
 A cache that is missing, fails, stalls or lies is a miss and a warning; one that can't be written is an error, or with
 ignore-error=true a warning. Caches that BuildKit wrote are recognised and not used: their keys are made of BuildKit's
@@ -73,10 +75,12 @@ Layers of its base that no step needed (there were COPY --link and metadata alon
 something needs them: run, save, diff, sbom, a copy or push to where they are not, a RUN on top. `rbuild images` says
 which; `rbuild images --fetch [NAME]` brings them.
 
-  -o type=image             the store; name=A,B, push=true, store=false, name-canonical, push-by-digest
-  --push, type=registry     the registry of each name; layers that it has are not fetched or sent
+  -o type=image             the store; name=A,B, push=true, store=false, name-canonical, push-by-digest,
+                            dangling-name-prefix=P (the name P@DIGEST)
+  --push, type=registry     the registry of each name; layers that it has are not fetched or sent. --push is about the
+                            outputs of type=image and registry, where there are such
   --load, type=docker       docker, podman, nerdctl or containerd, the first that answers; what it has is not sent.
-                            dest=FILE: an archive for docker load; context=NAME: docker's
+                            dest=FILE: an archive for docker load, dest=- on standard output; context=NAME: docker's
   type=oci,dest=FILE        an OCI layout; tar=false: a directory
   type=local,dest=DIR       the files; also -o DIR. mode=delete: what is not in the result goes; platform-split
   type=tar,dest=FILE        the files; also -o -

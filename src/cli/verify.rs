@@ -132,7 +132,9 @@ impl Verdict {
             text += &with_causes(differences);
         }
         if !self.times_compared {
-            text += "times were not compared: the image was built without --reproducible and without SOURCE_DATE_EPOCH\n";
+            let is_same = !self.platforms.is_empty() && self.platforms.iter().all(|(_, differences)| differences.is_empty());
+            let start = if is_same { "only times differ" } else { "times were not compared" };
+            text += &format!("{start}: the image was built without --reproducible and without SOURCE_DATE_EPOCH\n");
         }
         text
     }

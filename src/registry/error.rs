@@ -22,16 +22,17 @@ pub enum Error {
     TooManyRequests { host: String, message: String, retry_after: Option<Duration> },
     #[error("{host} answers {status}{}", detail(message))]
     Server { host: String, status: u16, code: String, message: String, retry_after: Option<Duration> },
-    #[error("cannot reach {host}: {}", root_cause(source))]
-    Unreachable { host: String, source: reqwest::Error },
-    #[error("connection to {host} broke: {}", root_cause(source))]
-    Broken { host: String, source: reqwest::Error },
+    // What the HTTP client says above the root of the matter tells nobody anything: it is no source.
+    #[error("cannot reach {host}: {}", root_cause(cause))]
+    Unreachable { host: String, cause: reqwest::Error },
+    #[error("connection to {host} broke: {}", root_cause(cause))]
+    Broken { host: String, cause: reqwest::Error },
     #[error("{host} sent nothing for {} s", after.as_secs_f32())]
     Stalled { host: String, after: Duration },
     #[error("{host} sent only {received} of {expected} bytes")]
     Truncated { host: String, received: u64, expected: u64 },
-    #[error("TLS with {host}: {}", tls_cause(source))]
-    Tls { host: String, source: reqwest::Error },
+    #[error("TLS with {host}: {}", tls_cause(host, cause))]
+    Tls { host: String, cause: reqwest::Error },
     #[error("{host} redirects to {target}, which is refused: {reason}")]
     Redirect { host: String, target: String, reason: &'static str },
     #[error("{host} sent bytes with digest {found}, expected {expected}")]
@@ -97,15 +98,15 @@ impl Error {
     pub(super) fn of_request(host: &str, source: reqwest::Error) -> Self {
         let host = host.to_owned();
         // A signed URL is a secret.
-        let source = source.without_url();
-        let cause = root_cause(&source);
-        if source.is_redirect() {
-            return Self::Redirect { host, target: "another address".to_owned(), reason: redirect_reason(&cause) };
+        let cause = source.without_url();
+        let root = root_cause(&cause);
+        if cause.is_redirect() {
+            return Self::Redirect { host, target: "another address".to_owned(), reason: redirect_reason(&root) };
         }
         match () {
-            () if source.is_builder() || cause.contains("certificate") => Self::Tls { host, source },
-            () if source.is_connect() => Self::Unreachable { host, source },
-            () => Self::Broken { host, source },
+            () if cause.is_builder() || root.contains("certificate") => Self::Tls { host, cause },
+            () if cause.is_connect() => Self::Unreachable { host, cause },
+            () => Self::Broken { host, cause },
         }
     }
 }
@@ -132,10 +133,13 @@ fn detail(message: &str) -> String {
 }
 
 /// rustls names its errors as it calls them itself.
-fn tls_cause(error: &reqwest::Error) -> String {
+fn tls_cause(host: &str, error: &reqwest::Error) -> String {
     let cause = root_cause(error);
     match () {
-        () if cause.contains("UnknownIssuer") => "its certificate is signed by an unknown authority".to_owned(),
+        () if cause.contains("UnknownIssuer") => format!(
+            "its certificate is signed by an unknown authority; those to trust are read from certs.d/{host}/*.crt in \
+             /etc/containers and ~/.config/containers"
+        ),
         () if cause.contains("CaUsedAsEndEntity") => {
             "its certificate is an authority's own (CA:TRUE); it must be a server certificate signed by one".to_owned()
         }

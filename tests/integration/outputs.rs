@@ -108,7 +108,7 @@ fn keys_of_one_build_s_outputs_shape_each_of_them() {
         at("foreign", "prefer-nondist-layers=true"),
         at("dated", "rewrite-timestamp=true,source-date-epoch=1"),
         at("noted", "annotation.who=manifest,annotation-manifest-descriptor.who=ours,annotation-index-descriptor.who=index"),
-        "type=image,name=kept,name-canonical=true,unpack=true,dangling-name-prefix=x,compatibility-version=20".to_owned(),
+        "type=image,name=kept,name-canonical=true,unpack=true,compatibility-version=20".to_owned(),
         "type=image,name=gone,store=false".to_owned(),
         "type=docker,tar=false,dest=../out/loadable".to_owned(),
         "type=local,dest=../out/files,platform-split=true,mode=copy".to_owned(),
@@ -140,4 +140,52 @@ fn keys_of_one_build_s_outputs_shape_each_of_them() {
     assert!(fs::read_dir(bed.path("out/files")).unwrap().all(|entry| entry.unwrap().file_name().to_string_lossy().starts_with("linux_")));
     let metadata: serde_json::Value = serde_json::from_slice(&fs::read(bed.path("out/metadata")).unwrap()).unwrap();
     assert_eq!(metadata["containerimage.config.digest"], fs::read_to_string(bed.path("out/iid")).unwrap());
+}
+
+#[test]
+fn what_is_wrong_with_outputs_is_said_before_anything_is_built() {
+    let bed = Bed::caller();
+    bed.dockerfile("FROM alpine\nRUN exit 3\n");
+    for (flags, reason) in [
+        (&["-o", "type=local,dest=../out/x,mode=zap"][..], "mode=zap is unknown"),
+        (&["-o", "type=oci,dest=../no/such/x.tar"], "there is no directory for ../no/such/x.tar"),
+        (&["-o", "type=tar,dest=-", "-o", "type=oci"], "two outputs go to standard output"),
+        (&["-o", "type=oci,dest=../out/x", "-o", "type=docker,dest=./../out/x"], "two outputs go to "),
+        (&["-o", "type=docker,dest=../out/x", "--platform", "linux/amd64,linux/arm64"], "exporting manifest lists"),
+        (&["--load", "--platform", "linux/amd64,linux/arm64"], "exporting manifest lists"),
+        (&["-o", "type=registry,push-by-digest=true,name=h.example/app:1"], "can't push tagged ref h.example/app:1 by digest"),
+        (&["-o", "type=image,dangling-name-prefix=UPPER"], "dangling-name-prefix=UPPER"),
+        (&["--metadata-file", "../no/such/file"], "--metadata-file: there is no directory"),
+        (&["--iidfile", "../out"], "--iidfile ../out is a directory"),
+    ] {
+        bed.build(flags).fails_with(2).says(reason).does_not_say("RUN exit 3");
+    }
+}
+
+#[test]
+fn an_archive_for_docker_goes_to_standard_output() {
+    let bed = bed_with_app();
+    let archive = bed.command(&["build", "-q", "-t", "app", "-o", "type=docker,dest=-", "."]).output().unwrap();
+    fs::write(bed.path("out/app.tar"), &archive.stdout).unwrap();
+    let names = tool(Command::new("tar").arg("-xOf").arg(bed.path("out/app.tar")).arg("manifest.json"));
+    assert!(names.contains("app:latest"), "{names}");
+}
+
+#[test]
+fn an_id_of_an_earlier_build_does_not_outlive_one_that_fails() {
+    let bed = bed_with_app();
+    bed.build(&["--iidfile", "../out/id"]).succeeds();
+    bed.dockerfile("FROM alpine\nRUN exit 3\n").build(&["--iidfile", "../out/id"]).fails();
+    assert!(!bed.path("out/id").exists());
+}
+
+#[test]
+fn an_image_without_a_name_gets_one_that_begins_as_was_said() {
+    let bed = bed_with_app();
+    let names = || fs::read_to_string(bed.store().join("index.json")).unwrap();
+    let dangling = "type=image,dangling-name-prefix=h.example/dangling,danging-name-empty-only=true";
+    bed.build(&["-t", "app", "-o", dangling]).succeeds();
+    assert!(!names().contains("dangling"), "{}", names());
+    bed.build(&["-o", dangling]).succeeds();
+    assert!(names().contains("h.example/dangling@sha256:"), "{}", names());
 }

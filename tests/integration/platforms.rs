@@ -162,6 +162,12 @@ fn programs_for_another_processor_are_refused() {
     bed.build(&[]).fails().says("/app/hello is a program for arm64, the image is for linux/amd64").says("--allow-foreign");
     bed.build(&["--allow-foreign"]).succeeds();
     bed.build(&["--platform", "linux/arm64"]).succeeds();
+    // The base's own is one too, whatever platform somebody asks for.
+    bed.dockerfile("FROM --platform=linux/amd64 alpine\nCOPY hello /data/hello\nENTRYPOINT [\"/bin/sh\"]\n");
+    bed.build(&["--platform", "linux/arm64"]).fails().says("/bin/sh is a program for amd64, the image is for linux/arm64");
+    bed.dockerfile("FROM --platform=linux/amd64 alpine\nCOPY hello /data/hello\nCMD [\"sh\"]\n");
+    bed.build(&["--platform", "linux/arm64"]).fails().says("/sh is a program for amd64, the image is for linux/arm64");
+    bed.build(&["--platform", "linux/arm64", "--allow-foreign"]).succeeds();
     // Elsewhere it may be data.
     bed.dockerfile("FROM scratch\nCOPY --chmod=755 hello /data/hello\n").build(&[]).succeeds();
 }

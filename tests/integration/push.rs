@@ -96,6 +96,21 @@ fn outputs_of_one_build_have_their_own_compressions() {
     bed.build(&["-o", "type=oci,dest=x,compresion=zstd"]).fails_with(2).says("did you mean `compression`?");
 }
 
+/// As with buildx: `--push -o type=image,compression=zstd` pushes that image, not another beside it.
+#[test]
+fn push_is_about_the_image_output_that_there_is() {
+    let bed = Bed::caller();
+    bed.file("hello", "hello\n").dockerfile("FROM scratch\nCOPY hello /\n");
+    let app = name(&bed, "app");
+    bed.build(&["-t", &app, "--push", "-o", "type=image,compression=zstd,oci-mediatypes=true"]).succeeds();
+    let raw = tool(Command::new("skopeo").args(["inspect", "--raw", "--tls-verify=false", &format!("docker://{app}")]));
+    assert!(raw.contains("tar+zstd"), "{raw}");
+    assert_eq!(inspect(&app)["Digest"], bed.digest(&app), "one image, here and there");
+    let by_digest = name(&bed, "pinned");
+    bed.run(&["push", &bed.digest(&app)[7..19], "--as", &by_digest]).succeeds();
+    assert_eq!(inspect(&by_digest)["Digest"], bed.digest(&app));
+}
+
 #[test]
 fn mode_delete_leaves_only_the_result() {
     let bed = Bed::caller();

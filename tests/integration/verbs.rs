@@ -41,6 +41,17 @@ fn images_are_found_by_any_of_their_digests() {
 }
 
 #[test]
+fn a_digest_is_no_name_to_give_and_none_to_take_away() {
+    let bed = bed();
+    let digest = bed.image("app", &[]);
+    let other = format!("copy@sha256:{}", "0".repeat(64));
+    bed.run(&["tag", "app", &other]).fails_with(2).says("a name to give can't have a digest");
+    bed.run(&["rm", &digest["sha256:".len()..][..12]]).fails().says("is the digest of app");
+    bed.run(&["push", &digest]).fails_with(2).says("is no name").says("--as");
+    bed.run(&["images", "app"]).succeeds();
+}
+
+#[test]
 fn diff_says_what_and_where() {
     let bed = bed();
     bed.run(&["diff", "app", "app"]).succeeds();

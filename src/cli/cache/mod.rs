@@ -131,8 +131,30 @@ fn client(name: &Reference, insecure: bool, services: &Services) -> Result<Clien
     if insecure { services::client(&[name.registry().to_owned()]) } else { Ok(services.client.clone()) }
 }
 
-/// A flag's value without keys of access.
-fn shown(text: &str) -> String {
-    let is_open = |field: &&str| !["access_key_id=", "secret_access_key=", "session_token="].iter().any(|key| field.starts_with(key));
-    text.split(',').filter(is_open).collect::<Vec<_>>().join(",")
+/// Keys of a cache whose values are nobody's business.
+const SECRET_KEYS: [&str; 3] = ["access_key_id=", "secret_access_key=", "session_token="];
+
+/// A flag's value, or a word of the command line that has one, without the keys of access.
+pub fn shown(text: &str) -> String {
+    let shown = |field: &str| -> String {
+        let found = SECRET_KEYS.iter().find_map(|key| Some(field.to_ascii_lowercase().find(key)? + key.len()));
+        found.map_or_else(|| field.to_owned(), |end| format!("{}xxxxx", &field[..end]))
+    };
+    text.split(',').map(shown).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn keys_of_access_are_shown_nowhere() {
+        for text in
+            ["type=s3,secret_access_key=planted,bucket=b", "--cache-to=Secret_Access_Key=planted,type=s3", "\"session_token=planted\",x=y"]
+        {
+            let shown = shown(text);
+            assert!(!shown.contains("planted") && shown.contains("xxxxx"), "{shown}");
+        }
+        assert_eq!(shown("type=registry,ref=h.example/c"), "type=registry,ref=h.example/c");
+    }
 }

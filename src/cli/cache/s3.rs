@@ -48,19 +48,19 @@ pub struct Bucket {
 /// Without the keys.
 impl std::fmt::Debug for Bucket {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "s3://{}/{}{}{:?}", self.bucket, self.prefix, self.manifests_prefix, self.names)
+        write!(formatter, "s3://{}/{}{}{}", self.bucket, self.prefix, self.manifests_prefix, self.names.join(";"))
     }
 }
 
 impl Bucket {
     /// Takes its keys out of those of a `--cache-from` or `--cache-to`.
-    pub fn take(take: &mut impl FnMut(&str) -> Option<String>) -> Result<Self, String> {
+    pub fn take(take: &mut impl FnMut(&str) -> Option<String>, is_path_style: bool) -> Result<Self, String> {
         let names = take("name").unwrap_or_else(|| "rbuild".to_owned());
         Ok(Self {
             bucket: take("bucket").ok_or("bucket is missing")?,
             region: take("region"),
             endpoint: take("endpoint_url"),
-            is_path_style: take("use_path_style").is_some_and(|value| value == "true" || value == "1"),
+            is_path_style,
             prefix: take("prefix").unwrap_or_default(),
             manifests_prefix: take("manifests_prefix").unwrap_or_else(|| "manifests/".to_owned()),
             blobs_prefix: take("blobs_prefix").unwrap_or_else(|| "blobs/".to_owned()),
@@ -201,5 +201,11 @@ fn key(text: String) -> Path {
 /// In one line: servers send a document with every refusal.
 fn said(error: &Error) -> String {
     let text = chain(error);
+    // Who has been given no keys asks the machine for its role, at this address.
+    if text.contains("169.254.169.254") {
+        return "no credentials: neither access_key_id and secret_access_key nor AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are given \
+                (profiles of ~/.aws are not read), and this machine has no role"
+            .to_owned();
+    }
     text.split(": <").next().unwrap_or(&text).to_owned()
 }

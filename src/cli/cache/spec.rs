@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use super::s3::Bucket;
+use super::{s3::Bucket, shown};
 use crate::{
     build::CacheMode,
     cli::{failure::Failure, outputs::fields},
@@ -71,7 +71,7 @@ pub struct Spec {
 impl Spec {
     /// Reads one value of `--cache-from` or `--cache-to`.
     pub fn parse(flag: &str, text: &str) -> Result<Self, Failure> {
-        let wrong = |reason: String| Failure::usage(format!("{flag} {text}: {reason}"));
+        let wrong = |reason: String| Failure::usage(format!("{flag} {}: {reason}", shown(text)));
         let mut keys: BTreeMap<String, String> = BTreeMap::new();
         if !text.contains('=') {
             keys.insert("type".to_owned(), "registry".to_owned());
@@ -93,8 +93,16 @@ impl Spec {
             Some((Ok(nanoseconds @ 1..), _)) => Duration::from_nanos(nanoseconds.unsigned_abs()),
             Some((_, text)) => return Err(wrong(format!("timeout={text} is no time; for example 10s"))),
         };
-        let is_true = |value: Option<String>| value.is_some_and(|value| value == "true" || value == "1");
-        let (insecure, ignore_error) = (is_true(take("registry.insecure")), is_true(take("ignore-error")));
+        let mut switches = BTreeMap::new();
+        for key in ["registry.insecure", "ignore-error", "reset", "use_path_style"] {
+            let is_true = match take(key).as_deref() {
+                None | Some("false" | "0" | "f" | "F" | "False" | "FALSE") => false,
+                Some("true" | "1" | "t" | "T" | "True" | "TRUE") => true,
+                Some(other) => return Err(wrong(format!("{key}={other} is neither true nor false"))),
+            };
+            switches.insert(key, is_true);
+        }
+        let (insecure, ignore_error) = (switches["registry.insecure"], switches["ignore-error"]);
         let place = match take("type").as_deref() {
             Some("registry") => {
                 let name = take("ref").ok_or_else(|| wrong("ref is missing".to_owned()))?;
@@ -104,9 +112,9 @@ impl Spec {
                 let path = take("src").or_else(|| take("dest")).ok_or_else(|| wrong("a directory is missing".to_owned()))?;
                 let digest = take("digest").map(|digest| digest.parse()).transpose().map_err(|error| wrong(format!("digest: {error}")))?;
                 let tag = take("tag").unwrap_or_else(|| "latest".to_owned());
-                Place::Local { path: path.into(), tag, digest, reset: is_true(take("reset")) }
+                Place::Local { path: path.into(), tag, digest, reset: switches["reset"] }
             }
-            Some("s3") => Place::S3(Bucket::take(&mut take).map_err(wrong)?),
+            Some("s3") => Place::S3(Bucket::take(&mut take, switches["use_path_style"]).map_err(wrong)?),
             Some("inline") if flag == "--cache-from" => {
                 return Err(wrong("an inline cache is in an image".to_owned()).with_hint("type=registry,ref=IMAGE reads it"));
             }
@@ -116,7 +124,8 @@ impl Spec {
             }
             Some("inline") => Place::Inline,
             Some(other @ ("gha" | "azblob")) => {
-                return Err(wrong(format!("type={other} is not possible"))
+                let whose = if other == "gha" { "GitHub's cache service" } else { "Azure's blob storage" };
+                return Err(wrong(format!("type={other} is not possible: rbuild does not speak to {whose}"))
                     .with_hint("type=registry,ref=.., type=s3,bucket=.. or type=local,dest=.."));
             }
             Some(other) => return Err(wrong(format!("unknown type `{other}`; registry, local, s3 or inline"))),
@@ -183,7 +192,9 @@ mod tests {
             ("type=s3,region=r", "bucket is missing"),
             ("type=local,dest=d,timeout=soon", "timeout=soon is no time"),
             ("type=inline,mode=max", "mode=max is not possible"),
-            ("type=gha", "type=gha is not possible"),
+            ("type=gha", "type=gha is not possible: rbuild does not speak to GitHub's cache service"),
+            ("type=registry,ref=x,ignore-error=maybe", "ignore-error=maybe is neither true nor false"),
+            ("type=s3,secret_access_key=planted", "type=s3,secret_access_key=xxxxx: bucket is missing"),
         ] {
             assert!(parse(text).unwrap_err().contains(reason), "{text}");
         }

@@ -9,7 +9,7 @@ use crate::{
     build::{chain, short},
     cli::{
         attest::{Statement, Subjects},
-        outputs::OutputSpec,
+        outputs::{OutputKind, OutputSpec},
     },
     export::{self, ExportError, Obtain, PushListener, Pusher},
     oci::{Descriptor, Reference},
@@ -132,7 +132,7 @@ impl Writer<'_> {
 
     /// What is stated about files, to lie among them: only if somebody asked for it.
     pub(super) async fn file_statements(&self, output: &OutputSpec) -> Result<Vec<Vec<(String, Vec<u8>)>>, Failure> {
-        if !self.attester.wanted.are_asked_for() || output.dest.is_none() && output.kind != crate::cli::outputs::OutputKind::Tar {
+        if !self.attester.wanted.are_asked_for() || output.kind == OutputKind::CacheOnly {
             return Ok(Vec::new());
         }
         let made = self.made(&self.wanted.first_form()?).await?;

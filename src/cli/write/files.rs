@@ -1,6 +1,6 @@
 //! Outputs that are files: `type=local` and `type=tar`; and where archives go.
 
-use std::{fs::File, io::IsTerminal, os::fd::AsFd, path::Path, sync::Arc};
+use std::{fs::File, io::IsTerminal, os::fd::AsFd, sync::Arc};
 
 use super::{Failure, steps::Steps};
 use crate::{
@@ -31,10 +31,12 @@ pub async fn write(
             steps.metered("exporting files as tar", &meter, work).await
         }
         OutputKind::Local => {
-            let path = output.dest.as_deref().ok_or_else(|| Failure::usage("--output type=local needs dest=DIRECTORY"))?;
+            let path = output.dest.as_deref().expect("a directory without a place was refused");
             let work = async |_| {
                 let trees = trees(outcome, output, statements, services, steps).await?;
-                prepare(path, output)?;
+                if output.attributes.get("mode").is_some_and(|mode| mode == "delete") {
+                    export::empty_directory(path).map_err(fail)?;
+                }
                 export::write_rootfs_directory(&trees, split(output, &trees)?, path, &meter).map_err(fail)
             };
             let left_out = steps.metered(&format!("exporting files to {}", path.display()), &meter, work).await?;
@@ -47,20 +49,11 @@ pub async fn write(
     }
 }
 
-/// `mode=delete`: what is in the directory and not in the result goes.
-fn prepare(path: &Path, output: &OutputSpec) -> Result<(), Failure> {
-    match output.attributes.get("mode").map(String::as_str) {
-        None | Some("copy") => Ok(()),
-        Some("delete") => export::empty_directory(path).map_err(|error| Failure::new(format!("cannot export: {}", chain(&error)))),
-        Some(other) => Err(Failure::usage(format!("--output mode={other} is unknown")).with_hint("copy or delete")),
-    }
-}
-
-/// A file or, without `dest`, standard output.
+/// A file or standard output.
 pub fn destination(output: &OutputSpec) -> Result<FileDestination, Failure> {
     match &output.dest {
-        Some(path) => Ok(FileDestination::Path(path.clone())),
-        None => standard_output(),
+        Some(path) if !output.is_to_stdout() => Ok(FileDestination::Path(path.clone())),
+        _ => standard_output(),
     }
 }
 

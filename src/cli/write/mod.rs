@@ -9,7 +9,7 @@ mod metadata;
 mod registry;
 mod steps;
 
-use std::{cell::Cell, collections::BTreeMap, sync::Arc};
+use std::{cell::Cell, collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use futures_util::future::FutureExt;
 
@@ -54,14 +54,54 @@ impl Wanted {
     /// What can be known to be wrong before anything is built.
     pub fn check(&self) -> Result<(), Failure> {
         for output in &self.outputs {
+            output.check_place()?;
             self.form(output)?;
-            if output.is_pushed()? && self.names(output)?.is_empty() {
+            let names = self.names(output)?;
+            self.dangling_prefix(output, &names)?;
+            if output.is_pushed()? && names.is_empty() {
                 return Err(
                     Failure::usage("tag is needed when pushing to registry").with_hint("-t REGISTRY/NAME[:TAG], or name=.. in --output")
                 );
             }
+            // `latest` is what a name without a tag has.
+            let tagged = names.iter().find(|name| name.tag().is_some_and(|tag| tag != "latest"));
+            if let Some(name) = tagged.filter(|_| output.flag("push-by-digest", false).unwrap_or_default()) {
+                let failure = Failure::usage(format!("can't push tagged ref {} by digest", name.familiar()));
+                return Err(failure.with_hint("leave the tag out of the name, or push-by-digest out of --output"));
+            }
+        }
+        self.check_places()
+    }
+
+    /// Two outputs to one place would leave the later one, or a mixture.
+    fn check_places(&self) -> Result<(), Failure> {
+        let mut taken: Vec<PathBuf> = Vec::new();
+        for output in &self.outputs {
+            let place = match &output.dest {
+                _ if output.is_to_stdout() => PathBuf::from("-"),
+                Some(dest) => std::path::absolute(dest).unwrap_or_else(|_| dest.clone()),
+                None => continue,
+            };
+            // Devices such as /dev/null take anything.
+            if place.starts_with("/dev") {
+                continue;
+            }
+            if taken.contains(&place) {
+                let shown = if output.is_to_stdout() { "standard output".into() } else { place.display().to_string() };
+                return Err(Failure::usage(format!("two outputs go to {shown}")).with_hint("give each a dest of its own"));
+            }
+            taken.push(place);
         }
         Ok(())
+    }
+
+    /// What can be known to be wrong with an image of so many platforms.
+    pub fn check_platforms(&self, count: usize) -> Result<(), Failure> {
+        match self.outputs.iter().find(|output| count > 1 && output.kind == OutputKind::Docker) {
+            Some(_) => Err(Failure::usage(chain(&export::ExportError::DockerNeedsOnePlatform))
+                .with_hint("say one --platform, or type=oci for all of them")),
+            None => Ok(()),
+        }
     }
 
     /// Whether anything goes to a registry.
@@ -84,6 +124,16 @@ impl Wanted {
 
     fn form(&self, output: &OutputSpec) -> Result<Form, Failure> {
         Form::of(output, &self.build_args, &self.annotations, self.reproducible)
+    }
+
+    /// `dangling-name-prefix`: what comes before the digest in a name that the image has too, or if it has no other.
+    fn dangling_prefix(&self, output: &OutputSpec, names: &[Reference]) -> Result<Option<Reference>, Failure> {
+        let only_if_unnamed = output.flag("danging-name-empty-only", false)?;
+        let prefix = output.attributes.get("dangling-name-prefix").filter(|prefix| !prefix.is_empty());
+        let prefix = prefix.map(|prefix| {
+            prefix.parse::<Reference>().map_err(|error| Failure::usage(format!("--output dangling-name-prefix={prefix}: {error}")))
+        });
+        Ok(prefix.transpose()?.filter(|_| !only_if_unnamed || names.is_empty()))
     }
 
     /// The names of an output: its own, else the tags.
@@ -226,6 +276,8 @@ impl Writer<'_> {
             if output.flag("name-canonical", false)? {
                 names.extend(canonical(&names, &made.top));
             }
+            let prefix = self.wanted.dangling_prefix(output, &names)?;
+            names.extend(prefix.map(|prefix| prefix.with_digest(made.top.digest.clone())));
             self.name(&made, &names).await?;
         }
         if is_pushed {
@@ -279,15 +331,14 @@ impl Writer<'_> {
         let fail = |error: export::ExportError| Failure::new(format!("cannot export: {}", chain(&error)));
         let name = if output.kind == OutputKind::Oci { "oci" } else { "docker" };
         let title = match &output.dest {
-            Some(dest) => format!("exporting {} to {name} {}", short(&top.digest), dest.display()),
+            Some(dest) if !output.is_to_stdout() => format!("exporting {} to {name} {}", short(&top.digest), dest.display()),
             None if output.kind == OutputKind::Docker => format!("loading {}", short(&top.digest)),
-            None => format!("exporting {} to {name}", short(&top.digest)),
+            _ => format!("exporting {} to {name}", short(&top.digest)),
         };
         let work = async |step| match output.kind {
             OutputKind::Oci | OutputKind::Docker if !output.flag("tar", true)? => {
-                let path =
-                    output.dest.clone().ok_or_else(|| Failure::usage(format!("--output type={name},tar=false needs dest=DIRECTORY")))?;
-                export::write_oci_directory(store, top, &path, options).map_err(fail)
+                let path = output.dest.as_deref().expect("a directory without a place was refused");
+                export::write_oci_directory(store, top, path, options).map_err(fail)
             }
             OutputKind::Oci => export::write_oci_archive(store, top, files::destination(output)?, options).map_err(fail),
             _ if output.dest.is_none() => {
@@ -319,9 +370,6 @@ fn ignored(output: &OutputSpec) -> Result<Option<String>, Failure> {
     let mut reasons = Vec::new();
     if output.flag("unpack", false)? {
         reasons.push("unpack: layers are unpacked when something runs in them");
-    }
-    if output.attributes.contains_key("dangling-name-prefix") || output.attributes.contains_key("danging-name-empty-only") {
-        reasons.push("dangling-name-prefix: an image without a name is found by its digest");
     }
     if output.attributes.contains_key("compatibility-version") {
         reasons.push("compatibility-version: there is one format");
