@@ -177,6 +177,20 @@ impl Attester<'_> {
         Some(Statement { predicate_type: options.predicate_type(), file_name: "provenance.json", bytes })
     }
 
+    /// How the image was made, for those who asked for metadata; buildx's variable says how much.
+    pub fn metadata(&self) -> Option<Value> {
+        self.args.metadata_file.as_ref()?;
+        let mode = match env::var("BUILDX_METADATA_PROVENANCE").as_deref() {
+            Ok("disabled" | "false" | "0") => return None,
+            Ok("max") => provenance::Mode::Max,
+            _ => provenance::Mode::Min,
+        };
+        let options = provenance::Options { mode, ..self.wanted.provenance.clone().unwrap_or_default() };
+        let statement = provenance::statement(&options, self, &Subjects(Vec::new()));
+        let mut statement: Value = serde_json::from_slice(&statement).expect("it was just written");
+        Some(statement["predicate"].take())
+    }
+
     /// What is in the image, whose layers must be in the store; None if that is not wanted.
     pub async fn sbom(
         &self,

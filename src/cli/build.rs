@@ -18,7 +18,7 @@ use crate::{
     },
     dockerfile::lint::Warning,
     export::{self, FileDestination},
-    oci::{Digest, Reference},
+    oci::Reference,
     registry::Client,
     sandbox::Cancel,
 };
@@ -52,7 +52,7 @@ fn build_and_show(cli: &Cli, args: &BuildArgs, found: &mut Found) -> Result<Exit
     let mut request = request::request(args, wanted.first_form()?.policy)?;
     wanted.check_platforms(request.plans.len())?;
     request.wants_files = wanted.has_files();
-    let mut source = attestations.source(args, wanted.is_pushed()?);
+    let mut source = attestations.source(args, wanted.is_pushed()? || args.metadata_file.is_some());
     let entered = services::enter(cli)?;
     let services = services::services(cli, &entered, environment::source_options(args.offline, &request.ssh, contexts::is_by_ssh(args))?)?;
     let services = guarded::guard(services, args, &request);
@@ -77,8 +77,8 @@ fn build_and_show(cli: &Cli, args: &BuildArgs, found: &mut Found) -> Result<Exit
         if let Some(text) = services::rung_note(&entered) {
             build::Progress::event(&*steps, build::Event::Note { step: None, text: &text });
         }
-        let Made { outcome, written } = make(args, request, &wanted, (attestations, &source), &services, &steps, &after).await?;
-        Ok(Ok((built(&outcome, &written.descriptor.digest, &written.names), written)))
+        let Made { written, .. } = make(args, request, &wanted, (attestations, &source), &services, &steps, &after).await?;
+        Ok(Ok((built(&written), written)))
     });
     let result = result.inspect_err(|_: &Failure| reporter.failed());
     upkeep::collect(&store, args.store_max.as_deref())?;
@@ -260,13 +260,12 @@ async fn refuse_foreign_programs(outcome: &Outcome, services: &build::Services, 
 }
 
 /// What the summary tells of the image.
-fn built(outcome: &Outcome, digest: &Digest, tags: &[Reference]) -> Built {
-    let layers = || outcome.platforms.iter().flat_map(|platform| &platform.image.layers);
+fn built(written: &write::Written) -> Built {
     Built {
-        digest: digest.to_string(),
-        names: tags.iter().map(Reference::familiar).collect(),
-        size_bytes: layers().map(|layer| layer.descriptor.size).sum(),
-        layers: layers().count(),
+        digest: written.descriptor.digest.to_string(),
+        names: written.names.iter().map(Reference::familiar).collect(),
+        size_bytes: written.layer_sizes.iter().sum(),
+        layers: written.layer_sizes.len(),
     }
 }
 

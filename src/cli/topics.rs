@@ -92,7 +92,8 @@ Keys of images:
   attestation-inline=true, oci-artifact=true
   annotation.KEY=V; annotation-index, -manifest-descriptor, -index-descriptor, and [PLATFORM] before the dot
 
-  --iidfile FILE            the image's id;  --metadata-file FILE: names, digests and descriptor as JSON
+  --iidfile FILE            the image's id;  --metadata-file FILE: names, digests, descriptor and
+                            provenance as JSON; BUILDX_METADATA_PROVENANCE=min|max|disabled says how much of it
 
 With several platforms the result is an index; docker takes one platform.
 ";

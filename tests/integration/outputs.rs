@@ -189,3 +189,34 @@ fn an_image_without_a_name_gets_one_that_begins_as_was_said() {
     bed.build(&["-o", dangling]).succeeds();
     assert!(names().contains("h.example/dangling@sha256:"), "{}", names());
 }
+
+#[test]
+fn metadata_say_how_it_was_made_and_the_summary_how_large_it_came_out() {
+    let bed = Bed::caller();
+    bed.file("zeros", vec![0; 3_000_000]).dockerfile("FROM scratch\nARG TOKEN\nCOPY zeros /\n");
+    let metadata = |mode: &str| {
+        let flags = [
+            "build",
+            "--metadata-file",
+            "../out/metadata",
+            "--build-arg",
+            "TOKEN=s3cret",
+            "-o",
+            "type=image,compression=uncompressed",
+            ".",
+        ];
+        let outcome = crate::support::Outcome::of({
+            let mut command = bed.command(&flags);
+            command.env("BUILDX_METADATA_PROVENANCE", mode);
+            command
+        });
+        outcome.succeeds().says("3.00MB in 1 layer");
+        let text = fs::read_to_string(bed.path("out/metadata")).unwrap();
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["buildx.build.provenance"].take()
+    };
+    let least = metadata("");
+    assert_eq!(least["runDetails"]["builder"]["id"].as_str().unwrap().split('@').next().unwrap(), "pkg:cargo/rbuild");
+    assert!(!least.to_string().contains("s3cret"), "{least}");
+    assert!(metadata("max").to_string().contains("s3cret"));
+    assert!(metadata("disabled").is_null());
+}

@@ -178,7 +178,7 @@ pub async fn write(
         attester.note(steps, "no output has a place for the statements that were asked for: push it, or write type=oci, local or tar");
     }
     let written = Written::of(services, &first.top, names)?;
-    Ok(Written { image, ..written })
+    Ok(Written { image, provenance: attester.metadata(), ..written })
 }
 
 struct Writer<'a> {
