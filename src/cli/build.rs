@@ -97,7 +97,8 @@ fn build_and_show(cli: &Cli, args: &BuildArgs, found: &mut Found) -> Result<Exit
         written.write_metadata(path)?;
     }
     reporter.succeeded(&built);
-    if mode == Mode::Quiet {
+    // Where an archive goes nothing else does.
+    if mode == Mode::Quiet && !wanted.outputs.iter().any(OutputSpec::is_to_stdout) {
         let _ = writeln!(std::io::stdout(), "{}", written.image_id);
     }
     Ok(ExitCode::SUCCESS)

@@ -11,7 +11,7 @@ use crate::{
         absent::{self, Absent},
         args::Cli,
         failure::Failure,
-        find, services, write,
+        find, images, services, write,
     },
     export::{self, FileDestination, LayoutOptions, Obtain},
     oci::{Descriptor, Reference},
@@ -108,7 +108,7 @@ async fn bring(source: &Location, services: &Services, client: &Client) -> Resul
 
 async fn take(top: &Descriptor, source: &Location, to: &Location, services: &Services, client: &Client) -> Result<(), Failure> {
     let store = &services.store;
-    let fail = |error: export::ExportError| Failure::new(chain(&error));
+    let fail = Failure::from;
     if let Location::Registry(name) = to {
         let (reporter, steps) = absent::shown();
         let (obtain, from) = match source {
@@ -137,6 +137,9 @@ async fn take(top: &Descriptor, source: &Location, to: &Location, services: &Ser
     match to {
         Location::Store(name) => {
             let name: Reference = name.parse().map_err(|error| Failure::usage(format!("{error}")))?;
+            if name.digest().is_some_and(|digest| *digest != top.digest) {
+                return Err(Failure::usage(format!("{}: the image is {}", name.familiar(), top.digest)));
+            }
             store.tag(&name, top).map_err(|error| Failure::new(chain(&error)))
         }
         Location::Layout(path, tag) => export::write_oci_directory(store, top, path, &layout_names(tag, named(&None)?)).map_err(fail),
@@ -144,7 +147,8 @@ async fn take(top: &Descriptor, source: &Location, to: &Location, services: &Ser
             export::write_oci_archive(store, top, FileDestination::Path(path.clone()), &layout_names(tag, named(&None)?)).map_err(fail)
         }
         Location::DockerArchive(path, tag) => {
-            export::write_docker_archive(store, top, FileDestination::Path(path.clone()), &named(tag)?).map_err(fail)
+            let top = images::only_image(store, top.clone())?;
+            export::write_docker_archive(store, &top, FileDestination::Path(path.clone()), &named(tag)?).map_err(fail)
         }
         Location::Registry(_) => unreachable!("registries were pushed to above"),
     }

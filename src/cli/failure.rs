@@ -6,12 +6,13 @@ use std::process::ExitCode;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
 use crate::{
-    build::BuildError,
+    build::{BuildError, chain},
     cli::progress,
     dockerfile::{
         Diagnostic,
         redact::{blot, redact_url},
     },
+    export::ExportError,
 };
 
 /// Why rbuild ends with an error.
@@ -49,6 +50,18 @@ impl From<BuildError> for Failure {
     /// Without its place in a Dockerfile.
     fn from(error: BuildError) -> Self {
         error.hint.into_iter().fold(Self::new(error.message), Self::with_hint)
+    }
+}
+
+impl From<ExportError> for Failure {
+    fn from(error: ExportError) -> Self {
+        match error {
+            // Known before anything is written, and mended on the command line.
+            ExportError::DockerNeedsOnePlatform => {
+                Self::usage(error.to_string()).with_hint("say one --platform, or write an OCI layout, which has all of them")
+            }
+            _ => Self::new(chain(&error)),
+        }
     }
 }
 

@@ -122,7 +122,8 @@ impl Facts {
     fn add(&mut self, store: &Store, descriptor: &Descriptor, depth: u32) {
         if media_type::is_index(&descriptor.media_type) {
             let children = store.index_blob(&descriptor.digest).map(|index| index.manifests).unwrap_or_default();
-            children.iter().filter(|_| depth < 4).for_each(|child| self.add(store, child, depth + 1));
+            let images = children.iter().filter(|child| depth < 4 && !export::is_attestation(child));
+            images.for_each(|child| self.add(store, child, depth + 1));
         } else if let Ok(image) = store.image(descriptor, &Platform::host()) {
             self.platforms.push(image.platform.to_string());
             self.size_bytes += image.layers.iter().map(|layer| layer.descriptor.size).sum::<u64>();
@@ -156,6 +157,19 @@ pub fn remove(cli: &Cli, args: &RemoveArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The image of an index that has but one, beside what is stated about it: docker's archives know no indexes.
+pub fn only_image(store: &Store, top: Descriptor) -> Result<Descriptor, Failure> {
+    if !media_type::is_index(&top.media_type) {
+        return Ok(top);
+    }
+    let index = store.index_blob(&top.digest).map_err(|error| Failure::new(chain(&error)))?;
+    let mut images = index.manifests.into_iter().filter(|entry| !export::is_attestation(entry));
+    match (images.next(), images.next()) {
+        (Some(only), None) => Ok(only),
+        _ => Ok(top),
+    }
+}
+
 /// What somebody may have meant who gave something else than a name.
 fn names_of(store: &Store, text: &str) -> String {
     let list = || -> Option<String> {
@@ -172,6 +186,7 @@ pub fn save(cli: &Cli, args: &SaveArgs) -> Result<ExitCode, Failure> {
     let store = services::open_store(cli)?;
     let top = match (&args.platform, args.format.as_str()) {
         (Some(platform), _) => find::image(&store, &args.image, Some(platform))?.0,
+        (None, "docker") => only_image(&store, find::descriptor(&store, &args.image)?)?,
         _ => find::descriptor(&store, &args.image)?,
     };
     absent::fetch(cli, &store, &[&top])?;
@@ -186,7 +201,7 @@ pub fn save(cli: &Cli, args: &SaveArgs) -> Result<ExitCode, Failure> {
         "oci" => export::write_oci_archive(&store, &top, destination, &options),
         other => return Err(Failure::usage(format!("--format {other} is unknown")).with_hint("docker or oci")),
     };
-    written.map_err(|error| Failure::new(chain(&error)))?;
+    written?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -184,6 +184,10 @@ fn in_an_index_they_are_what_buildkit_writes() {
         assert_eq!(statement["subject"][0]["digest"]["sha256"], image["digest"].as_str().unwrap().trim_start_matches("sha256:"));
         assert_eq!(statement["predicateType"], layer["annotations"]["in-toto.io/predicate-type"]);
     }
+    // They are no image of their own, and the only image is what is saved.
+    bed.run(&["images", &app]).succeeds().says("linux/").does_not_say("unknown");
+    bed.run(&["save", &app, "-o", "../out/app.tar"]).succeeds();
+    bed.run(&["copy", &app, "docker-archive:../out/copy.tar"]).succeeds();
     // The image is still what others find for their platform.
     let found = tool(Command::new("skopeo").args(["inspect", "--config", "--tls-verify=false", &format!("docker://{app}")]));
     assert!(found.contains("\"rootfs\""), "{found}");

@@ -166,6 +166,7 @@ fn what_is_wrong_with_outputs_is_said_before_anything_is_built() {
 fn an_archive_for_docker_goes_to_standard_output() {
     let bed = bed_with_app();
     let archive = bed.command(&["build", "-q", "-t", "app", "-o", "type=docker,dest=-", "."]).output().unwrap();
+    assert_eq!(archive.stdout.len() % 512, 0, "nothing but the archive");
     fs::write(bed.path("out/app.tar"), &archive.stdout).unwrap();
     let names = tool(Command::new("tar").arg("-xOf").arg(bed.path("out/app.tar")).arg("manifest.json"));
     assert!(names.contains("app:latest"), "{names}");

@@ -46,6 +46,9 @@ fn a_digest_is_no_name_to_give_and_none_to_take_away() {
     let digest = bed.image("app", &[]);
     let other = format!("copy@sha256:{}", "0".repeat(64));
     bed.run(&["tag", "app", &other]).fails_with(2).says("a name to give can't have a digest");
+    bed.run(&["copy", "app", &other]).fails_with(2).says("the image is sha256:");
+    bed.run(&["copy", "app", &format!("copy@{digest}")]).succeeds();
+    bed.run(&["rm", &format!("copy@{digest}")]).succeeds();
     bed.run(&["rm", &digest["sha256:".len()..][..12]]).fails().says("is the digest of app");
     bed.run(&["push", &digest]).fails_with(2).says("is no name").says("--as");
     bed.run(&["images", "app"]).succeeds();

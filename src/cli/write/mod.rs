@@ -98,8 +98,7 @@ impl Wanted {
     /// What can be known to be wrong with an image of so many platforms.
     pub fn check_platforms(&self, count: usize) -> Result<(), Failure> {
         match self.outputs.iter().find(|output| count > 1 && output.kind == OutputKind::Docker) {
-            Some(_) => Err(Failure::usage(chain(&export::ExportError::DockerNeedsOnePlatform))
-                .with_hint("say one --platform, or type=oci for all of them")),
+            Some(_) => Err(export::ExportError::DockerNeedsOnePlatform.into()),
             None => Ok(()),
         }
     }

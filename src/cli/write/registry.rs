@@ -88,9 +88,9 @@ fn failure(name: &Reference, error: &ExportError) -> Failure {
             "is {host} reachable from here? A name without a registry is of docker.io: rbuild push {0} --as registry.example.com/{0}",
             name.familiar()
         )),
-        ExportError::Registry(registry::Error::Unreachable { host, .. }) => {
-            failed.with_hint(format!("is {host} up and reachable from here? plain http is allowed with registry.insecure=true"))
-        }
+        ExportError::Registry(registry::Error::Unreachable { host, .. }) => failed.with_hint(format!(
+            "is {host} up and reachable from here? plain http is allowed with registry.insecure=true in --output, --insecure elsewhere"
+        )),
         _ => failed,
     }
 }
