@@ -30,6 +30,8 @@ const METADATA_LIMIT: u64 = 16 << 20;
 #[derive(Debug, Clone)]
 pub struct ResolvedBase {
     pub base: Base,
+    /// What the name leads to: the manifest, or the index that it is listed in.
+    pub top: Digest,
     pub source: BlobSource,
 }
 
@@ -131,7 +133,7 @@ pub async fn find(reference: &Reference, key: &BaseKey, pull: PullPolicy, servic
             let Some(descriptor) = descriptor else { continue };
             let read = |descriptor: &Descriptor| store.read_blob(&descriptor.digest, METADATA_LIMIT).ok();
             if let Some(found) = from_descriptor(&descriptor, key, &read)? {
-                return Ok(ResolvedBase { base: found, source });
+                return Ok(ResolvedBase { base: found, top: descriptor.digest, source });
             }
         }
     }
@@ -167,7 +169,7 @@ async fn from_registry(reference: &Reference, key: &BaseKey, services: &Services
     let read = |descriptor: &Descriptor| services.store.read_blob(&descriptor.digest, METADATA_LIMIT).ok();
     let base = from_descriptor(&descriptor, key, &read)?;
     let base = base.ok_or_else(|| BuildError::new(Kind::Base, format!("{reference}: its manifest or config vanished from the store")))?;
-    Ok(ResolvedBase { base, source: BlobSource::Registry(reference.clone()) })
+    Ok(ResolvedBase { base, top: descriptor.digest, source: BlobSource::Registry(reference.clone()) })
 }
 
 fn base_error(reference: &Reference, error: &crate::registry::Error) -> BuildError {
@@ -195,7 +197,7 @@ fn from_layout(name: &str, path: &Path, tag: Option<&str>, digest: Option<&Diges
     };
     let base = from_descriptor(&descriptor, key, &read)?
         .ok_or_else(|| BuildError::new(Kind::Base, format!("the OCI layout {shown} lacks a blob, or it is damaged")))?;
-    Ok(ResolvedBase { base, source: BlobSource::Layout(path.to_owned()) })
+    Ok(ResolvedBase { base, top: descriptor.digest, source: BlobSource::Layout(path.to_owned()) })
 }
 
 /// The entry that a tag or a digest names; without either `latest`, else the only one, else all of them as one index.

@@ -21,13 +21,14 @@ use crate::{
         abort::Abort,
         assemble::{self, NewLayer},
         bases::ResolvedBases,
+        buildkit::Lookup,
         facts,
         inputs::Inputs,
         key::{mount_names, source_name},
         layer::{PolicyBlob, Stack, joined, lease},
         pack::Packed,
         recorder::Recorder,
-        records::{KnownRecord, Record},
+        records::{KnownRecord, Record, new_identity},
         request::{PlatformOutcome, Request, Services},
         turns::urgencies,
     },
@@ -66,6 +67,8 @@ pub struct Engine {
     pub(super) recorder: Arc<Recorder>,
     pub(super) abort: Arc<Abort>,
     first_step: usize,
+    /// Steps in caches that BuildKit wrote.
+    pub(super) buildkit: Lookup,
     /// What of the request and the plan is in the keys of all steps.
     common: CommonFacts,
     /// What the rest of the build waits for most goes first.
@@ -98,8 +101,10 @@ impl Engine {
         let contents = Mutex::default();
         let World { request, services, inputs, progress, abort, recorder } = world;
         let common = CommonFacts { epoch: plan.target.epoch, ..request.common_facts.clone() };
+        let graphs = services.remote.as_ref().map(|remote| remote.buildkit()).unwrap_or_default();
         Arc::new(Self {
             common,
+            buildkit: Lookup::new(graphs, plan.vertices.len()),
             urgencies: urgencies(&plan),
             plan,
             bases,
@@ -235,6 +240,9 @@ impl Engine {
     }
 
     async fn realise_unknown_inputs(self: Arc<Self>, id: VertexId) -> Result<(), BuildError> {
+        if self.is_known_to_buildkit(id).await {
+            return Ok(());
+        }
         let inputs = stage_inputs(&self.plan.vertices[id.0].op);
         let known = join_all(inputs.iter().map(|input| self.identity(*input))).await;
         let unknown = inputs.iter().zip(known).filter(|(_, identity)| identity.is_none()).map(|(input, _)| *input);
@@ -255,6 +263,9 @@ impl Engine {
                 self.keep_facts_of_hit(id, facts);
             }
             return Ok(self.cached(id, record, &parent, &facts.key(), hit));
+        }
+        if let Some(found) = self.buildkit_hit(id, &parent, by_definition.as_ref()).await {
+            return Ok(found);
         }
         let inputs = stage_inputs(&vertex.op);
         try_join_all(inputs.iter().map(|input| self.clone().realise(*input))).await?;
@@ -309,7 +320,7 @@ impl Engine {
         Ok(self.realised_from(id, record, &parent, packed))
     }
 
-    fn cached(self: &Arc<Self>, id: VertexId, record: Record, parent: &Realised, key: &str, hit: Hit) -> Realised {
+    pub(super) fn cached(self: &Arc<Self>, id: VertexId, record: Record, parent: &Realised, key: &str, hit: Hit) -> Realised {
         self.recorder.note_step(self.step(id), |report| (report.key, report.hit) = (Some(key.to_owned()), Some(hit)));
         self.progress.event(Event::Cached { step: self.step(id) });
         self.realised_from(id, record, parent, None)
@@ -374,7 +385,8 @@ impl Engine {
         };
         let facts = self.definition_facts(id, &parent).await.ok()??;
         // That its layer may be gone doesn't change what it was.
-        let record = self.record(&facts.key()).ok()??;
+        let known = self.record(&facts.key()).ok()?;
+        let record = if known.is_some() { known } else { self.buildkit_record(id, &parent).await }?;
         // A cache that this build writes has to say it too, or what copies from the stage would not be found by definition.
         self.records[id.0].lock().expect("no holder panics").get_or_insert_with(|| (record.clone(), vec![facts.key()]));
         Some(parent.with_layer(&record.layer))
@@ -477,15 +489,4 @@ pub(super) fn base_result(image: &crate::oci::Image) -> ResultId {
         Some(chain) => ResultId(format!("chain:{chain}")),
         None => ResultId::scratch(),
     }
-}
-
-/// Identity of a layer that is about to be made: the same work done twice has two results.
-fn new_identity(key: &str) -> String {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let now = jiff::Timestamp::now().as_nanosecond();
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(key.as_bytes()).update(&now.to_le_bytes()).update(&std::process::id().to_le_bytes());
-    hasher.update(&COUNTER.fetch_add(1, Ordering::Relaxed).to_le_bytes());
-    hasher.finalize().to_hex().to_string()
 }

@@ -134,13 +134,21 @@ impl Inputs {
         made.await.clone().map(|draft| draft.fs())
     }
 
+    /// Whether a context is a directory of the user's.
+    pub fn is_directory(&self, name: &str) -> bool {
+        matches!(self.source(name), Some(ContextSource::Directory { .. }))
+    }
+
+    fn source(&self, name: &str) -> Option<&ContextSource> {
+        if name.is_empty() { Some(&self.request.context) } else { self.request.named_contexts.get(name) }
+    }
+
     /// The main context (empty name) or a named one.
     pub async fn files(&self, name: &str) -> Result<Arc<Files>, BuildError> {
         if let Some(files) = self.open.lock().expect("no holder panics").get(name) {
             return Ok(files.clone());
         }
-        let source = if name.is_empty() { Some(&self.request.context) } else { self.request.named_contexts.get(name) };
-        let files = Arc::new(open(source, name)?);
+        let files = Arc::new(open(self.source(name), name)?);
         self.open.lock().expect("no holder panics").insert(name.to_owned(), files.clone());
         Ok(files)
     }

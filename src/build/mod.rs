@@ -5,6 +5,7 @@ mod arriving;
 mod assemble;
 mod bases;
 mod blob;
+mod buildkit;
 mod cache_mount;
 mod check;
 mod copy;
@@ -44,6 +45,7 @@ mod unpack;
 use std::sync::Arc;
 
 pub use blob::Fetcher;
+pub use buildkit::Graph as BuildkitCache;
 pub use check::{check, check_unparsed, unused_build_args};
 pub use emulators::prepare_emulation;
 pub use error::{BuildError, Kind, chain};

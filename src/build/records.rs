@@ -137,3 +137,14 @@ fn stored(key: &str, record: &Record) -> NewStep {
     let blobs: Vec<Digest> = record.blobs.iter().map(|(_, layer)| layer.descriptor.digest.clone()).collect();
     NewStep { key: key.to_owned(), payload, blobs }
 }
+
+/// Identity of a layer that is about to be made: the same work done twice has two results.
+pub(super) fn new_identity(key: &str) -> String {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let now = jiff::Timestamp::now().as_nanosecond();
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(key.as_bytes()).update(&now.to_le_bytes()).update(&std::process::id().to_le_bytes());
+    hasher.update(&COUNTER.fetch_add(1, Ordering::Relaxed).to_le_bytes());
+    hasher.finalize().to_hex().to_string()
+}

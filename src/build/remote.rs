@@ -1,10 +1,12 @@
 //! What the engine asks of caches that are elsewhere, and what it gives them. What they say of a key is believed as far as
 //! the user trusts who wrote it; the bytes they give are verified like any others. Unaware of registries.
 
+use std::sync::Arc;
+
 use futures_util::future::BoxFuture;
 
 use crate::{
-    build::{BuildError, engine::Engine, records::Record},
+    build::{BuildError, BuildkitCache, engine::Engine, records::Record},
     oci::Descriptor,
     plan::{Op, VertexId},
 };
@@ -13,6 +15,8 @@ use crate::{
 pub trait RemoteCache: Send + Sync {
     /// What is known of a step: a record as it was given to [`CacheEntry::payload`].
     fn record(&self, key: &str) -> Option<String>;
+    /// Caches that BuildKit wrote: whether a step is in them is for the engine to find out.
+    fn buildkit(&self) -> Vec<Arc<BuildkitCache>>;
     /// Whether it says it has a blob.
     fn has(&self, blob: &Descriptor) -> bool;
     /// Brings a blob into the store. Who failed to give it knows nothing any more.

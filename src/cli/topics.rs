@@ -48,8 +48,12 @@ Steps of another machine come from a cache. It is read when the build starts; it
                 taken and change nothing: a cache has the layers as the build has them
 
 A cache that is missing, fails, stalls or lies is a miss and a warning; one that can't be written is an error, or with
-ignore-error=true a warning. Caches that BuildKit wrote are recognised and not used: their keys are made of BuildKit's
-own build graph, and a step is never taken on a guess.
+ignore-error=true a warning.
+
+Caches that BuildKit wrote (docker buildx, versions 0.12 to 0.16 and since 0.18) are read too, from registries, layouts
+and images: a step is taken if its key there is the one that BuildKit would give it, on top of the same layers. Always
+missed: ADD of URLs and repositories, fetched contexts, cache mounts with mode or owner, builds with --add-host,
+--ulimit or --shm-size; patterns in COPY, --exclude and --parents before 0.26. With --cache-trust none of them counts.
 
   --cache-writer NAME        whose entries we write; entries that come from a cache keep theirs
   --cache-trust NAME,..      whose entries count, in the store too; our own always do

@@ -4,6 +4,7 @@ mod agreement;
 mod attestations;
 mod bad_input;
 mod buckets;
+mod buildkit_caches;
 mod builds;
 mod cache;
 mod cache_mounts;

@@ -4,9 +4,8 @@
 //! that registries keep them. Configs are read when the build starts, layers when a step needs them. A cache that fails is
 //! a miss with a warning, and the build goes on with the others. An inline cache is the same list in the config of an image, whose layers are the blobs.
 //!
-//! Records are ours. BuildKit's own caches are recognised and said to be of no use: their keys are digests of the
-//! operations of its build graph, which a builder with another graph can't work out, and a guess by history or layer would
-//! be a hit that nobody can stand for.
+//! The records that are written are ours. Caches that BuildKit wrote are read too, but not from buckets: which of our steps
+//! are in them is for the engine to find out ([`BuildkitCache`]). They name no writer.
 //!
 //! Each entry names its writer, and keeps it when it is passed on. A writer's name is what it says it is: who may write to
 //! the place may use any, so places that are written by those who are not trusted must be other places.
@@ -18,14 +17,15 @@ mod write;
 
 use std::collections::BTreeMap;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 
 use self::spec::{Place, Spec};
 pub use self::{read::Caches, write::export};
 use crate::{
-    build::{CacheEntry, CacheMode, Outcome, Services},
+    build::{BuildkitCache, CacheEntry, CacheMode, Outcome, Services},
     cli::{args::BuildArgs, failure::Failure, services},
-    oci::{Digest, Reference},
+    oci::{Descriptor, Digest, ImageConfig, Reference},
     registry::Client,
 };
 
@@ -43,8 +43,12 @@ pub const INLINE_KEY: &str = "rbuild.cache.v1";
 const BUILDKIT_INLINE_KEY: &str = "moby.buildkit.cache.v0";
 /// What the config of BuildKit's caches is.
 const BUILDKIT_CONFIG_TYPE: &str = "application/vnd.buildkit.cacheconfig.v0";
-const BUILDKITS: &str =
-    "it is BuildKit's own cache, whose keys are digests of BuildKit's build graph: none of its steps can be told to be ours";
+
+/// What a place holds, or a part of it.
+enum Part {
+    Ours(Config),
+    Buildkit(BuildkitCache),
+}
 
 /// The config of a cache.
 #[derive(Debug, Serialize, Deserialize)]
@@ -117,14 +121,16 @@ fn config(entries: &[CacheEntry], writer: &str) -> Config {
     Config { version: VERSION, entries: list.into_values().collect() }
 }
 
-/// The cache in an image's config.
-fn inline(config: &[u8]) -> Result<Config, String> {
-    let mut config: crate::oci::ImageConfig = serde_json::from_slice(config).map_err(|error| error.to_string())?;
-    match config.extra.remove(INLINE_KEY) {
-        Some(value) => serde_json::from_value(value).map_err(|error| error.to_string()),
-        None if config.extra.contains_key(BUILDKIT_INLINE_KEY) => Err(BUILDKITS.to_owned()),
-        None => Err("it is an image without a cache in it".to_owned()),
+/// The cache in an image's config; ours if it has both.
+fn inline(text: &[u8], layers: &[Descriptor]) -> Result<Part, String> {
+    let mut config: ImageConfig = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    if let Some(value) = config.extra.remove(INLINE_KEY) {
+        return serde_json::from_value(value).map(Part::Ours).map_err(|error| error.to_string());
     }
+    let records = config.extra.get(BUILDKIT_INLINE_KEY).and_then(serde_json::Value::as_str);
+    let records = records.ok_or("it is an image without a cache in it")?;
+    let records = STANDARD.decode(records).map_err(|error| error.to_string())?;
+    BuildkitCache::of_image(&records, &config, layers).map(Part::Buildkit)
 }
 
 fn client(name: &Reference, insecure: bool, services: &Services) -> Result<Client, Failure> {

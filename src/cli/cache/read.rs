@@ -11,13 +11,13 @@ use std::{
 use futures_util::future::{BoxFuture, FutureExt};
 
 use super::{
-    BUILDKIT_CONFIG_TYPE, BUILDKITS, CONFIG_LIMIT, CONFIG_TYPE, Config, Entry, MANIFEST_LIMIT, VERSION, client, inline,
+    BUILDKIT_CONFIG_TYPE, CONFIG_LIMIT, CONFIG_TYPE, Entry, MANIFEST_LIMIT, Part, VERSION, client, inline,
     s3::{Bucket, S3},
     shown,
     spec::{Place, Spec},
 };
 use crate::{
-    build::{Event, Progress, RemoteCache, Services, chain},
+    build::{BuildkitCache, Event, Progress, RemoteCache, Services, chain},
     cli::{args::BuildArgs, failure::Failure, write::Steps},
     export,
     oci::{Descriptor, Digest, Index, Manifest, Reference, media_type},
@@ -35,9 +35,19 @@ pub struct Caches {
     sources: Vec<Source>,
     /// What is said of a step, and by whom.
     entries: BTreeMap<String, Vec<(usize, String)>>,
+    /// Those that BuildKit wrote.
+    buildkit: Vec<(usize, Arc<BuildkitCache>)>,
     blobs: BTreeMap<Digest, Vec<(usize, Descriptor)>>,
     /// Those that are asked no more.
     failed: Mutex<BTreeSet<usize>>,
+}
+
+/// What was taken of a cache, of how much.
+#[derive(Default)]
+struct Added {
+    taken: usize,
+    all: usize,
+    of_buildkit: bool,
 }
 
 enum Source {
@@ -52,8 +62,8 @@ impl Caches {
         if args.cache_from.is_empty() {
             return Ok(None);
         }
-        let (entries, blobs) = (BTreeMap::new(), BTreeMap::new());
-        let mut caches = Self { store: services.store.clone(), sources: Vec::new(), entries, blobs, failed: Mutex::default() };
+        let (entries, blobs, buildkit) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        let mut caches = Self { store: services.store.clone(), sources: Vec::new(), entries, buildkit, blobs, failed: Mutex::default() };
         for text in &args.cache_from {
             let spec = Spec::parse("--cache-from", text)?;
             let added = match &spec.place {
@@ -67,8 +77,9 @@ impl Caches {
             };
             let text = &shown(text);
             let text = match added {
-                Ok((taken, all)) if taken < all => format!("cache {text}: {taken} of {all} steps are of trusted writers"),
-                Ok((taken, _)) => format!("cache {text}: {taken} steps"),
+                Ok(Added { taken, all, .. }) if taken < all => format!("cache {text}: {taken} of {all} steps are of trusted writers"),
+                Ok(Added { taken, of_buildkit: true, .. }) => format!("cache {text}: {taken} results, written by BuildKit"),
+                Ok(Added { taken, .. }) => format!("cache {text}: {taken} steps"),
                 Err(reason) => format!("warning: the cache {text} is not used: {reason}"),
             };
             steps.event(Event::Note { step: None, text: &text });
@@ -76,12 +87,15 @@ impl Caches {
         Ok(Some(Arc::new(caches)))
     }
 
-    async fn add_registry(&mut self, name: &Reference, client: Client, trust: &[String]) -> Result<(usize, usize), String> {
+    async fn add_registry(&mut self, name: &Reference, client: Client, trust: &[String]) -> Result<Added, String> {
         let found = client.resolve(name).await.map_err(|error| chain(&error))?;
         if found.media_type == media_type::OCI_INDEX || found.media_type == media_type::DOCKER_INDEX {
             let index: Index = serde_json::from_slice(&found.bytes).map_err(|error| error.to_string())?;
-            if index.manifests.iter().any(|entry| entry.media_type == BUILDKIT_CONFIG_TYPE) {
-                return Err(BUILDKITS.to_owned());
+            if let Some((config, layers)) = buildkits(&index) {
+                export::fetch_blob(&self.store, &client, name, &config).await.map_err(|error| chain(&error))?;
+                let config = self.store.read_blob(&config.digest, CONFIG_LIMIT).map_err(|error| chain(&error))?;
+                let part = Part::Buildkit(BuildkitCache::parse(&config, &layers)?);
+                return Ok(self.add(vec![part], &[], Source::Registry(client, name.clone()), trust));
             }
         }
         let top = export::import_metadata(&self.store, &client, name).await.map_err(|error| chain(&error))?;
@@ -89,16 +103,17 @@ impl Caches {
             true => self.store.index_blob(&top.digest).map_err(|error| chain(&error))?.manifests,
             false => vec![top],
         };
-        let mut lists = Vec::new();
+        let (mut parts, mut layers) = (Vec::new(), Vec::new());
         for descriptor in manifests.iter().filter(|entry| !export::is_attestation(entry)) {
             let manifest = self.store.manifest(&descriptor.digest).map_err(|error| chain(&error))?;
             let config = self.store.read_blob(&manifest.config.digest, CONFIG_LIMIT).map_err(|error| chain(&error))?;
-            lists.push((manifest, config));
+            parts.push(parse(&manifest, &config)?);
+            layers.extend(manifest.layers);
         }
-        self.add(&lists, Source::Registry(client, name.clone()), trust)
+        Ok(self.add(parts, &layers, Source::Registry(client, name.clone()), trust))
     }
 
-    fn add_directory(&mut self, path: &Path, tag: &str, digest: Option<&Digest>, trust: &[String]) -> Result<(usize, usize), String> {
+    fn add_directory(&mut self, path: &Path, tag: &str, digest: Option<&Digest>, trust: &[String]) -> Result<Added, String> {
         let read = |digest: &Digest| {
             let bytes = std::fs::read(path.join("blobs/sha256").join(digest.hex())).map_err(|error| format!("{digest}: {error}"))?;
             if Digest::of(&bytes) == *digest { Ok(bytes) } else { Err(format!("{digest} is damaged")) }
@@ -112,45 +127,60 @@ impl Caches {
             None => &named().ok_or_else(|| format!("nothing in it has the tag {tag}"))?.digest,
         };
         let bytes = read(top)?;
-        if serde_json::from_slice::<Index>(&bytes)
-            .is_ok_and(|index| index.manifests.iter().any(|entry| entry.media_type == BUILDKIT_CONFIG_TYPE))
-        {
-            return Err(BUILDKITS.to_owned());
+        let source = Source::Directory(path.to_owned());
+        if let Some((config, layers)) = serde_json::from_slice::<Index>(&bytes).ok().as_ref().and_then(buildkits) {
+            let part = Part::Buildkit(BuildkitCache::parse(&read(&config.digest)?, &layers)?);
+            return Ok(self.add(vec![part], &[], source, trust));
         }
         let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
-        let config = read(&manifest.config.digest)?;
-        self.add(&[(manifest, config)], Source::Directory(path.to_owned()), trust)
+        let part = parse(&manifest, &read(&manifest.config.digest)?)?;
+        Ok(self.add(vec![part], &manifest.layers, source, trust))
     }
 
-    async fn add_bucket(&mut self, bucket: &Bucket, patience: Duration, trust: &[String]) -> Result<(usize, usize), String> {
+    async fn add_bucket(&mut self, bucket: &Bucket, patience: Duration, trust: &[String]) -> Result<Added, String> {
         let open = bucket.open(Some(patience))?;
         let bytes = open.read_manifest(MANIFEST_LIMIT).await?;
         let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
         // BuildKit keeps the config itself under this name.
         if value.get("records").is_some() && value.get("config").is_none() {
-            return Err(BUILDKITS.to_owned());
+            return Err("it is BuildKit's own, which are read from registries, directories and images, not from buckets".to_owned());
         }
         let manifest: Manifest = serde_json::from_value(value).map_err(|error| error.to_string())?;
         let config = open.read_blob(&manifest.config.digest, CONFIG_LIMIT).await?;
-        self.add(&[(manifest, config)], Source::Bucket(open), trust)
+        Ok(self.add(vec![parse(&manifest, &config)?], &manifest.layers, Source::Bucket(open), trust))
     }
 
-    /// How many steps are taken, of how many. A cache of which one part makes no sense is not taken at all.
-    fn add(&mut self, lists: &[(Manifest, Vec<u8>)], source: Source, trust: &[String]) -> Result<(usize, usize), String> {
-        let configs = lists.iter().map(|(manifest, config)| parse(manifest, config)).collect::<Result<Vec<_>, _>>()?;
+    /// How many steps are taken, of how many. What BuildKit wrote names no writer.
+    fn add(&mut self, parts: Vec<Part>, layers: &[Descriptor], source: Source, trust: &[String]) -> Added {
         let number = self.sources.len();
         self.sources.push(source);
-        for blob in lists.iter().flat_map(|(manifest, _)| &manifest.layers) {
-            self.blobs.entry(blob.digest.clone()).or_default().push((number, blob.clone()));
-        }
-        let all = configs.iter().map(|config| config.entries.len()).sum();
+        let mut added = Added::default();
         let is_trusted = |entry: &Entry| trust.is_empty() || trust.contains(&entry.writer);
-        let mut taken = 0;
-        for entry in configs.into_iter().flat_map(|config| config.entries).filter(is_trusted) {
-            taken += 1;
-            self.entries.entry(entry.key).or_default().push((number, entry.record));
+        let mut blobs = layers.to_vec();
+        for part in parts {
+            match part {
+                Part::Ours(config) => {
+                    added.all += config.entries.len();
+                    for entry in config.entries.into_iter().filter(is_trusted) {
+                        added.taken += 1;
+                        self.entries.entry(entry.key).or_default().push((number, entry.record));
+                    }
+                }
+                Part::Buildkit(graph) => {
+                    added.of_buildkit = true;
+                    added.all += graph.len();
+                    if trust.is_empty() {
+                        added.taken += graph.len();
+                        blobs.extend(graph.blobs().cloned());
+                        self.buildkit.push((number, Arc::new(graph)));
+                    }
+                }
+            }
         }
-        Ok((taken, all))
+        for blob in blobs {
+            self.blobs.entry(blob.digest.clone()).or_default().push((number, blob));
+        }
+        added
     }
 
     /// Caches that have not failed.
@@ -204,27 +234,39 @@ impl Source {
     }
 }
 
+/// Config and layers of a cache that BuildKit wrote as an index.
+fn buildkits(index: &Index) -> Option<(Descriptor, Vec<Descriptor>)> {
+    let (configs, layers): (Vec<_>, Vec<_>) = index.manifests.iter().cloned().partition(|entry| entry.media_type == BUILDKIT_CONFIG_TYPE);
+    configs.into_iter().next().map(|config| (config, layers))
+}
+
 /// What a manifest and its config say, with writers where the records have them.
-fn parse(manifest: &Manifest, config: &[u8]) -> Result<Config, String> {
-    let mut config: Config = match manifest.config.media_type.as_str() {
-        CONFIG_TYPE => serde_json::from_slice(config).map_err(|error| error.to_string())?,
-        BUILDKIT_CONFIG_TYPE => return Err(BUILDKITS.to_owned()),
-        media_type::OCI_CONFIG | media_type::DOCKER_CONFIG => inline(config)?,
+fn parse(manifest: &Manifest, config: &[u8]) -> Result<Part, String> {
+    let part = match manifest.config.media_type.as_str() {
+        CONFIG_TYPE => Part::Ours(serde_json::from_slice(config).map_err(|error| error.to_string())?),
+        BUILDKIT_CONFIG_TYPE => Part::Buildkit(BuildkitCache::parse(config, &manifest.layers)?),
+        media_type::OCI_CONFIG | media_type::DOCKER_CONFIG => inline(config, &manifest.layers)?,
         other => return Err(format!("it is no cache of rbuild but {other}")),
     };
+    let Part::Ours(mut config) = part else { return Ok(part) };
     if config.version != VERSION {
         return Err(format!("it is of version {}, this is {VERSION}", config.version));
     }
     for entry in &mut config.entries {
         entry.record = with_writer(&entry.record, &entry.writer)?;
     }
-    Ok(config)
+    Ok(Part::Ours(config))
 }
 
 impl RemoteCache for Caches {
     fn record(&self, key: &str) -> Option<String> {
         let found = self.entries.get(key)?.iter().find(|(number, _)| !self.has_failed(*number));
         found.map(|(_, record)| record.clone())
+    }
+
+    fn buildkit(&self) -> Vec<Arc<BuildkitCache>> {
+        let left = self.buildkit.iter().filter(|(number, _)| !self.has_failed(*number));
+        left.map(|(_, cache)| cache.clone()).collect()
     }
 
     fn has(&self, blob: &Descriptor) -> bool {

@@ -17,6 +17,7 @@ mod owner;
 mod select;
 #[cfg(test)]
 mod sketch_tests;
+mod tarsum;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -36,6 +37,7 @@ pub use error::CopyError;
 use listing::Listed;
 pub use listing::{FileChange, Listing};
 pub use owner::resolve_chown;
+pub use tarsum::{Selection, tarsum};
 
 use super::{
     archive::{ArchiveOptions, add_archive, is_archive},
