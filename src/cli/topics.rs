@@ -50,9 +50,9 @@ Steps of another machine come from a cache. It is read when the build starts; it
 A cache that is missing, fails, stalls or lies is a miss and a warning; one that can't be written is an error, or with
 ignore-error=true a warning.
 
-Caches that BuildKit wrote (docker buildx, versions 0.12 to 0.16 and since 0.18) are read too, from registries, layouts
-and images: a step is taken if its key there is the one that BuildKit would give it, on top of the same layers. Always
-missed: ADD of URLs and repositories, fetched contexts, cache mounts with mode or owner, builds with --add-host,
+Caches that BuildKit wrote (docker buildx, versions 0.12 to 0.16 and since 0.18) are read too, wherever they are (in a
+bucket with name=buildkit): a step is taken if its key there is what BuildKit would give it, on top of the same layers.
+Always missed: ADD of URLs and repositories, fetched contexts, cache mounts with mode or owner, builds with --add-host,
 --ulimit or --shm-size; patterns in COPY, --exclude and --parents before 0.26. With --cache-trust none of them counts.
 
   --cache-writer NAME        whose entries we write; entries that come from a cache keep theirs

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{Bed, Registry, checkout, digest, tool};
+use crate::support::{Bed, Buckets, KEY, Registry, checkout, digest, tool};
 
 /// Recordings and how many steps they have, FROM too.
 const CASES: [(&str, usize); 5] = [("runs", 10), ("mounts", 15), ("copies", 23), ("stages", 8), ("links", 4)];
@@ -164,6 +164,35 @@ fn registries_have_such_caches() {
         build(&bed, &name, &[]).succeeds().says("7 of 8 steps cached");
         assert_eq!(layers(&bed), recorded_layers("stages"), "{kind}");
     }
+}
+
+/// In a bucket the config lies under the cache's name, and says itself what a manifest says of layers elsewhere.
+#[test]
+fn buckets_have_such_caches() {
+    let Some(server) = Buckets::stand_in() else { return };
+    let bed = bed_of("stages", Bed::caller());
+    let name = bed.path("").file_name().unwrap().to_string_lossy().to_lowercase().replace('.', "-");
+    server.make(&name);
+    let index = read_json(&recorded().join("layout/index.json"));
+    let is_named = |entry: &&Value| entry["annotations"]["org.opencontainers.image.ref.name"] == "stages-max";
+    let manifest = read_json(&blob(&index["manifests"].as_array().unwrap().iter().find(is_named).unwrap()["digest"]));
+    let mut config = read_json(&blob(&manifest["config"]["digest"]));
+    for layer in config["layers"].as_array_mut().unwrap() {
+        let known = manifest["layers"].as_array().unwrap().iter().find(|known| known["digest"] == layer["blob"]).unwrap().clone();
+        layer["annotations"] = serde_json::json!({
+            "mediaType": known["mediaType"], "size": known["size"],
+            "diffID": known["annotations"]["containerd.io/uncompressed"], "createdAt": known["annotations"]["buildkit/createdat"],
+        });
+    }
+    // A layer may stand on several others, and is one object.
+    for layer in manifest["layers"].as_array().unwrap().iter().map(|layer| layer["digest"].as_str().unwrap()).collect::<BTreeSet<_>>() {
+        server.put(&format!("{name}/blobs/{layer}"), &fs::read(blob(&layer.into())).unwrap());
+    }
+    server.put(&format!("{name}/manifests/buildkit"), config.to_string().as_bytes());
+    let place = format!("type=s3,bucket={name},region=us-east-1,endpoint_url={},use_path_style=true,name=buildkit", server.door());
+    let place = format!("{place},access_key_id={},secret_access_key={}", KEY.0, KEY.1);
+    build(&bed, &place, &[]).succeeds().says("7 of 8 steps cached");
+    assert_eq!(layers(&bed), recorded_layers("stages"));
 }
 
 #[test]

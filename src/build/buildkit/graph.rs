@@ -65,6 +65,28 @@ struct LayerEntry {
     /// -1 for none; 0, the first, where it is left out.
     #[serde(default)]
     parent: i64,
+    /// What a manifest says elsewhere, in caches that have none.
+    #[serde(default)]
+    annotations: Option<LayerFacts>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LayerFacts {
+    media_type: String,
+    #[serde(rename = "diffID")]
+    diff_id: Digest,
+    size: u64,
+    #[serde(default)]
+    created_at: Option<jiff::Timestamp>,
+}
+
+impl LayerEntry {
+    fn blob(&self) -> Option<Blob> {
+        let LayerFacts { media_type, diff_id, size, created_at } = self.annotations.as_ref()?;
+        let descriptor = Descriptor::new(media_type, self.blob.clone(), *size);
+        Some(Blob { layer: Layer { descriptor, diff_id: DiffId(diff_id.clone()) }, created: *created_at })
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -89,7 +111,7 @@ struct Config {
 }
 
 impl Graph {
-    /// Reads a cache's config; `blobs` are the layers that its manifest lists.
+    /// Reads a cache's config; `blobs` are the layers that its manifest lists, if it has one.
     pub fn parse(config: &[u8], blobs: &[Descriptor]) -> Result<Self, String> {
         let Config { layers, records } = serde_json::from_slice(config).map_err(|error| error.to_string())?;
         let known = blobs.iter().filter_map(|descriptor| {
@@ -98,7 +120,9 @@ impl Graph {
             let layer = Layer { descriptor: plain(descriptor), diff_id };
             Some((descriptor.digest.clone(), Blob { layer, created }))
         });
-        Self::new(records, layers, known.collect())
+        let own = layers.iter().filter_map(|entry| Some((entry.blob.clone(), entry.blob()?)));
+        let known = own.chain(known).collect();
+        Self::new(records, layers, known)
     }
 
     /// Reads what an image's config says of its own steps; `blobs` are the image's layers.
@@ -111,7 +135,7 @@ impl Graph {
         let mut times = config.history.iter().filter(|entry| !entry.empty_layer).map(|entry| entry.created.as_ref().and_then(made));
         let (mut layers, mut known) = (Vec::new(), BTreeMap::new());
         for (index, (descriptor, diff_id)) in blobs.iter().zip(&config.rootfs.diff_ids).enumerate() {
-            layers.push(LayerEntry { blob: descriptor.digest.clone(), parent: index as i64 - 1 });
+            layers.push(LayerEntry { blob: descriptor.digest.clone(), parent: index as i64 - 1, annotations: None });
             let layer = Layer { descriptor: plain(descriptor), diff_id: diff_id.clone() };
             known.insert(descriptor.digest.clone(), Blob { layer, created: times.next().flatten() });
         }

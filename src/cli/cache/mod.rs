@@ -4,8 +4,8 @@
 //! that registries keep them. Configs are read when the build starts, layers when a step needs them. A cache that fails is
 //! a miss with a warning, and the build goes on with the others. An inline cache is the same list in the config of an image, whose layers are the blobs.
 //!
-//! The records that are written are ours. Caches that BuildKit wrote are read too, but not from buckets: which of our steps
-//! are in them is for the engine to find out ([`BuildkitCache`]). They name no writer.
+//! The records that are written are ours. Caches that BuildKit wrote are read too: which of our steps are in them is for the
+//! engine to find out ([`BuildkitCache`]). They name no writer.
 //!
 //! Each entry names its writer, and keeps it when it is passed on. A writer's name is what it says it is: who may write to
 //! the place may use any, so places that are written by those who are not trusted must be other places.

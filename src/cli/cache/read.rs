@@ -143,7 +143,8 @@ impl Caches {
         let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
         // BuildKit keeps the config itself under this name.
         if value.get("records").is_some() && value.get("config").is_none() {
-            return Err("it is BuildKit's own, which are read from registries, directories and images, not from buckets".to_owned());
+            let part = Part::Buildkit(BuildkitCache::parse(&bytes, &[])?);
+            return Ok(self.add(vec![part], &[], Source::Bucket(open), trust));
         }
         let manifest: Manifest = serde_json::from_value(value).map_err(|error| error.to_string())?;
         let config = open.read_blob(&manifest.config.digest, CONFIG_LIMIT).await?;
