@@ -15,7 +15,7 @@ use crate::{
         services, write,
     },
     export::Obtain,
-    oci::{Descriptor, Image, Reference},
+    oci::{Descriptor, Digest, Image, Reference},
     store::{AbsentLayer, Store},
 };
 
@@ -59,11 +59,12 @@ impl Absent {
 
     /// For JSON.
     pub fn value(&self) -> Value {
-        let one = |layer: &AbsentLayer| {
-            let from: Vec<String> = layer.from.iter().map(ToString::to_string).collect();
-            json!({ "digest": layer.descriptor.digest, "size": layer.descriptor.size, "from": from })
-        };
-        Value::Array(self.0.iter().map(one).collect())
+        Value::Array(self.0.iter().map(value).collect())
+    }
+
+    /// The same of one layer, if it is elsewhere.
+    pub fn value_of(&self, layer: &Digest) -> Option<Value> {
+        self.0.iter().find(|absent| absent.descriptor.digest == *layer).map(value)
     }
 
     /// Fetches all of them, shown as one step.
@@ -89,6 +90,11 @@ impl Absent {
     fn title(&self) -> String {
         format!("fetching {}", self.told("").join("; "))
     }
+}
+
+fn value(layer: &AbsentLayer) -> Value {
+    let from: Vec<String> = layer.from.iter().map(ToString::to_string).collect();
+    json!({ "digest": layer.descriptor.digest, "size": layer.descriptor.size, "from": from })
 }
 
 /// Makes images of the store whole.
@@ -145,7 +151,7 @@ pub fn obtain(fetcher: Fetcher, steps: &Arc<write::Steps>) -> Box<Obtain> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::{Digest, media_type};
+    use crate::oci::media_type;
 
     #[test]
     fn layers_are_told_by_the_place_that_would_be_asked() {

@@ -182,19 +182,18 @@ pub fn cut(text: &str, characters: usize) -> String {
 pub fn history(cli: &Cli, args: &HistoryArgs) -> Result<ExitCode, Failure> {
     let store = services::open_store(cli)?;
     let (manifest, image) = find::image(&store, &args.image, args.platform.as_deref())?;
-    let mut layers = image.layers.iter();
-    let mut rows: Vec<(Option<String>, Option<u64>, String)> = Vec::new();
-    for entry in &image.config.history {
-        let size = if entry.empty_layer { None } else { layers.next().map(|layer| layer.descriptor.size) };
-        rows.push((entry.created.clone(), size, entry.created_by.clone().unwrap_or_default()));
-    }
+    let absent = Absent::of(&store, &manifest)?;
     let mut out = std::io::stdout().lock();
     if !args.json {
         let _ = writeln!(out, "{:20}  {:>9}  CREATED BY", "CREATED", "SIZE");
     }
-    for (created, bytes, by) in rows.into_iter().rev() {
+    for Row { created, layer, by } in rows(&image).into_iter().rev() {
+        let bytes = layer.map(|layer| layer.size);
         let _ = match args.json {
-            true => writeln!(out, "{}", json!({ "created": created, "size": bytes, "createdBy": by })),
+            true => {
+                let absent = layer.and_then(|layer| absent.value_of(&layer.digest));
+                writeln!(out, "{}", json!({ "created": created, "size": bytes, "createdBy": by, "absent": absent }))
+            }
             false => {
                 let created = created.unwrap_or_else(|| "-".to_owned());
                 let by = if args.no_trunc { by } else { cut(&by, 90) };
@@ -203,9 +202,28 @@ pub fn history(cli: &Cli, args: &HistoryArgs) -> Result<ExitCode, Failure> {
         };
     }
     if !args.json {
-        Absent::of(&store, &manifest)?.sentences().iter().for_each(|sentence| drop(writeln!(out, "{sentence}")));
+        absent.sentences().iter().for_each(|sentence| drop(writeln!(out, "{sentence}")));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A line of the history.
+struct Row<'a> {
+    created: Option<String>,
+    layer: Option<&'a Descriptor>,
+    by: String,
+}
+
+/// The history, the oldest line first; layers that it does not speak of have a line too.
+fn rows(image: &Image) -> Vec<Row<'_>> {
+    let mut layers = image.layers.iter().map(|layer| &layer.descriptor);
+    let mut rows: Vec<Row<'_>> = Vec::new();
+    for entry in &image.config.history {
+        let layer = if entry.empty_layer { None } else { layers.next() };
+        rows.push(Row { created: entry.created.clone(), layer, by: entry.created_by.clone().unwrap_or_default() });
+    }
+    rows.extend(layers.map(|layer| Row { created: None, layer: Some(layer), by: String::new() }));
+    rows
 }
 
 #[cfg(test)]

@@ -50,6 +50,11 @@ fn base_layers_are_fetched_once_when_they_are_needed() {
         bed.run(&["images"]).succeeds().says(&place);
         bed.run(&["inspect", "app"]).succeeds().says(&place);
         bed.run(&["history", "app"]).succeeds().says(&place);
+        let lines = bed.run(&["history", "--json", "app"]).succeeds().out.clone();
+        let rows: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let absent: Vec<&serde_json::Value> = rows.iter().map(|row| &row["absent"]).filter(|absent| !absent.is_null()).collect();
+        assert_eq!(absent.len(), layers.len(), "{lines}");
+        assert_eq!(text_of(&absent[0]["from"][0]), format!("{}/library/alpine:latest", witness.address()));
         bed.run(&["du"]).succeeds().says("not fetched");
         bed.run(&["fsck"]).succeeds();
         bed.run(&["prune"]).succeeds();
@@ -64,6 +69,7 @@ fn base_layers_are_fetched_once_when_they_are_needed() {
         assert_eq!(layer_gets(&witness, &layers), layers, "each once");
         bed.run(&["run", "app", "true"]).succeeds().does_not_say("fetching");
         bed.run(&["inspect", "app"]).succeeds().does_not_say("not fetched");
+        bed.run(&["history", "--json", "app"]).succeeds().says("\"absent\":null").does_not_say("\"from\"");
         bed.run(&["fsck"]).succeeds();
         assert_eq!(layer_gets(&witness, &layers), [""; 0]);
     }
