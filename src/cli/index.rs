@@ -8,16 +8,16 @@ use futures_util::future::FutureExt;
 use crate::{
     build::{Progress, Services, Silent, StepId, chain},
     cli::{
+        absent::{self, Absent},
         annotations::{Annotation, AnnotationKind},
         args::Cli,
         failure::Failure,
-        find,
-        progress::{Mode, Place, Reporter},
-        services, write,
+        find, services, write,
     },
     export::{self, ImageOptions, Obtain},
-    oci::{Descriptor, Platform, Reference, media_type},
+    oci::{Descriptor, Manifest, Platform, Reference, media_type},
     registry::Client,
+    store::{Store, StoreError},
 };
 
 /// `rbuild index`.
@@ -67,14 +67,15 @@ pub fn index(cli: &Cli, args: &IndexArgs) -> Result<ExitCode, Failure> {
     let client = services::client(&insecure)?;
     let runtime = services::runtime()?;
     let digest = runtime.block_on(async {
-        let mut manifests = Vec::new();
+        let mut sources = Vec::new();
         for source in &args.sources {
-            manifests.extend(manifests_of(source, &services, &client).await?);
+            sources.push(Source::find(source, &services, &client).await?);
         }
+        let manifests = sources.iter().flat_map(|source| source.manifests.clone()).collect();
         let top = join(manifests, &annotations, &services)?;
         match args.push {
-            true => push(&top, &name, &remote, &services, &client).await?,
-            false => keep(&top, &name, &remote, &services, &client).await?,
+            true => push(&top, &name, &sources, &services, &client).await?,
+            false => keep(&top, &name, &sources, &services, &client).await?,
         }
         Ok::<_, Failure>(top.digest)
     })?;
@@ -82,22 +83,56 @@ pub fn index(cli: &Cli, args: &IndexArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// An image's manifest, or all of an index's, each with its platform.
-async fn manifests_of(source: &str, services: &Services, client: &Client) -> Result<Vec<Descriptor>, Failure> {
-    let store = &services.store;
-    let fail = |error: crate::store::StoreError| Failure::new(chain(&error));
-    let top = match source.strip_prefix("docker://") {
-        Some(name) => {
-            let name: Reference = name.parse().map_err(|error| Failure::usage(format!("{error}")))?;
-            export::import_metadata(store, client, &name).await.map_err(|error| Failure::new(chain(&error)))?
+/// An image that is joined.
+struct Source {
+    /// Its manifest, or all of an index's, each with its platform.
+    manifests: Vec<Descriptor>,
+    /// Where it is, if not in the store: of it the store has manifests alone.
+    from: Option<Reference>,
+}
+
+impl Source {
+    async fn find(source: &str, services: &Services, client: &Client) -> Result<Self, Failure> {
+        let store = &services.store;
+        let fail = |error: export::ExportError| Failure::new(chain(&error));
+        let from: Option<Reference> =
+            source.strip_prefix("docker://").map(str::parse).transpose().map_err(|error| Failure::usage(format!("{error}")))?;
+        let top = match &from {
+            Some(name) => export::import_manifests(store, client, name).await.map_err(fail)?,
+            None => find::descriptor(store, source)?,
+        };
+        if media_type::is_index(&top.media_type) {
+            return Ok(Self { manifests: store.index_blob(&top.digest).map_err(broken)?.manifests, from });
         }
-        None => find::descriptor(store, source)?,
-    };
-    if media_type::is_index(&top.media_type) {
-        return Ok(store.index_blob(&top.digest).map_err(fail)?.manifests);
+        if let Some(name) = &from {
+            // Nothing else says what it is for.
+            let config = store.manifest(&top.digest).map_err(broken)?.config;
+            export::fetch_blob(store, client, name, &config).await.map_err(fail)?;
+        }
+        let image = store.image(&top, &Platform::host()).map_err(broken)?;
+        Ok(Self { manifests: vec![Descriptor { platform: Some(image.platform), annotations: Default::default(), ..top }], from })
     }
-    let image = store.image(&top, &Platform::host()).map_err(fail)?;
-    Ok(vec![Descriptor { platform: Some(image.platform), annotations: Default::default(), ..top }])
+
+    /// Registries' images that have what the store may lack of it.
+    fn places(&self, store: &Store) -> Result<Vec<Reference>, Failure> {
+        if let Some(name) = &self.from {
+            return Ok(vec![name.clone()]);
+        }
+        let absent = self.manifests.iter().map(|manifest| Absent::of(store, manifest).map(|absent| absent.places()));
+        Ok(absent.collect::<Result<Vec<_>, _>>()?.concat())
+    }
+}
+
+fn broken(error: StoreError) -> Failure {
+    Failure::new(chain(&error))
+}
+
+/// All places of all sources, each once.
+fn places(sources: &[Source], store: &Store) -> Result<Vec<Reference>, Failure> {
+    let mut all = sources.iter().map(|source| source.places(store)).collect::<Result<Vec<_>, _>>()?.concat();
+    all.sort();
+    all.dedup();
+    Ok(all)
 }
 
 fn join(manifests: Vec<Descriptor>, annotations: &[Annotation], services: &Services) -> Result<Descriptor, Failure> {
@@ -114,28 +149,40 @@ fn join(manifests: Vec<Descriptor>, annotations: &[Annotation], services: &Servi
     export::write_index(&services.store, manifests, &options).map_err(|error| Failure::new(chain(&error)))
 }
 
-async fn push(top: &Descriptor, name: &Reference, remote: &[Reference], services: &Services, client: &Client) -> Result<(), Failure> {
-    let place = Place::here();
-    let reporter = Reporter::new(place.mode("auto").unwrap_or(Mode::Plain), place);
-    let steps = write::Steps::new(reporter.clone());
-    let obtain = from_any(remote.to_vec(), services, client);
-    let pushed = write::push(top, std::slice::from_ref(name), remote, &*obtain, client, services, &steps).await;
+/// What the registry has already, in another repository too, is not moved.
+async fn push(top: &Descriptor, name: &Reference, sources: &[Source], services: &Services, client: &Client) -> Result<(), Failure> {
+    let (reporter, steps) = absent::shown();
+    let places = places(sources, &services.store)?;
+    let obtain = from_any(places.clone(), services, client);
+    let pushed = write::push(top, std::slice::from_ref(name), &places, &*obtain, client, services, &steps).await;
     reporter.stop();
     pushed
 }
 
-/// What came from registries is fetched; layers that images of the store have elsewhere stay there.
-async fn keep(top: &Descriptor, name: &Reference, remote: &[Reference], services: &Services, client: &Client) -> Result<(), Failure> {
-    let obtain = from_any(remote.to_vec(), services, client);
-    let fail = |error: crate::store::StoreError| Failure::new(chain(&error));
-    for entry in services.store.index_blob(&top.digest).map_err(fail)?.manifests {
-        for layer in services.store.manifest(&entry.digest).map_err(fail)?.layers {
-            if !services.store.has_described(&layer).map_err(fail)? && services.store.origins(&layer).map_err(fail)?.is_empty() {
-                obtain(layer).await.map_err(Failure::new)?;
+/// Layers stay in their registries until something needs them: that they are there is noted before they have a name here.
+async fn keep(top: &Descriptor, name: &Reference, sources: &[Source], services: &Services, client: &Client) -> Result<(), Failure> {
+    let store = &services.store;
+    for source in sources {
+        let Some(from) = &source.from else { continue };
+        for manifest in source.manifests.iter().map(|manifest| manifests_below(store, manifest)).collect::<Result<Vec<_>, _>>()?.concat() {
+            export::fetch_blob(store, client, from, &manifest.config).await.map_err(|error| Failure::new(chain(&error)))?;
+            for layer in manifest.layers.iter().filter(|layer| !layer.extra.contains_key("urls")) {
+                if !store.has_described(layer).map_err(broken)? {
+                    store.note_origin(layer, from).map_err(broken)?;
+                }
             }
         }
     }
-    services.store.tag(name, top).map_err(fail)
+    store.tag(name, top).map_err(broken)
+}
+
+/// The manifests of images at or below a manifest or index.
+fn manifests_below(store: &Store, top: &Descriptor) -> Result<Vec<Manifest>, Failure> {
+    if !media_type::is_index(&top.media_type) {
+        return Ok(vec![store.manifest(&top.digest).map_err(broken)?]);
+    }
+    let children = store.index_blob(&top.digest).map_err(broken)?.manifests;
+    Ok(children.iter().map(|child| manifests_below(store, child)).collect::<Result<Vec<_>, _>>()?.concat())
 }
 
 /// From whichever of the sources has it, or where the store's own image has it.

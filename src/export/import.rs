@@ -197,6 +197,15 @@ fn layer_type(store: &Store, digest: &Digest) -> Result<&'static str> {
 
 /// Fetches an image's manifests and configs from its registry, but no layer.
 pub async fn import_metadata(store: &Store, client: &Client, reference: &Reference) -> Result<Descriptor> {
+    let top = import_manifests(store, client, reference).await?;
+    for manifest in super::layout::contents(store, &top)?.manifests {
+        fetch_blob(store, client, reference, &manifest.config).await?;
+    }
+    Ok(top)
+}
+
+/// Fetches an image's manifests from its registry, and nothing that they name.
+pub async fn import_manifests(store: &Store, client: &Client, reference: &Reference) -> Result<Descriptor> {
     let top = client.resolve(reference).await?;
     store.put_blob(&top.bytes)?;
     let descriptor = Descriptor::new(&top.media_type, top.digest.clone(), top.bytes.len() as u64);
@@ -211,9 +220,6 @@ pub async fn import_metadata(store: &Store, client: &Client, reference: &Referen
         }
         if media_type::is_index(&current.media_type) {
             waiting.extend(store.index_blob(&current.digest)?.manifests.into_iter().map(|child| (child, depth + 1)));
-        } else {
-            let config = store.manifest(&current.digest)?.config;
-            fetch_blob(store, client, reference, &config).await?;
         }
     }
     Ok(descriptor)

@@ -30,7 +30,7 @@ pub use compare::{Differences, FileDifference, compare, kind_name};
 pub use destination::{FileDestination, write_file};
 pub use directory::{lend_oci_directory, lent_name, write_oci_directory};
 pub use error::{ExportError, Result};
-pub use import::{fetch_blob, fetch_layers, import_archive, import_layout, import_metadata};
+pub use import::{fetch_blob, fetch_layers, import_archive, import_layout, import_manifests, import_metadata};
 pub use inventory::inventory;
 pub use layout::LayoutOptions;
 pub use listing::{Hidden, LayerFacts, Listed, Listing, list};

@@ -193,3 +193,57 @@ fn a_registry_that_is_gone_is_named() {
     outcome.says("hint: is 127.0.0.1:1 up and reachable from here?");
     bed.run(&["images", "--fetch", "nothing"]).fails_with(1).says("the store has no image nothing");
 }
+
+#[test]
+fn images_are_joined_by_their_manifests_alone() {
+    let witness = Witness::of(Registry::stand_in().address());
+    let bed = Bed::caller();
+    bed.registries(&witness.configuration()).file("hello", "hello\n").dockerfile("FROM scratch\nARG TARGETARCH\nCOPY hello /$TARGETARCH\n");
+    let unique = bed.path("").file_name().unwrap().to_string_lossy().to_lowercase();
+    let name = |what: &str| format!("{}/{what}-{unique}", witness.address());
+    let mut layers = Vec::new();
+    for platform in ["amd64", "arm64"] {
+        let flags = ["--platform", &format!("linux/{platform}"), "-t", &name(platform), "--push"];
+        bed.build(&flags).succeeds();
+        let told: serde_json::Value = serde_json::from_str(&bed.run(&["inspect", "--json", &name(platform)]).succeeds().out).unwrap();
+        layers.extend(told["manifest"]["layers"].as_array().unwrap().iter().map(|layer| text_of(&layer["digest"])));
+    }
+    let sources = ["amd64", "arm64"].map(|platform| format!("docker://{}", name(platform)));
+    let told = |place: &str| tool(Command::new("skopeo").args(["inspect", "--raw", "--tls-verify=false", &format!("docker://{place}")]));
+    witness.take();
+    let join = |bed: &Bed, name: &str, flags: &[&str]| bed.run(&[&["index", "create", name, &sources[0], &sources[1]], flags].concat());
+
+    // On a machine that has nothing, into another repository of the registry.
+    let other = Bed::caller();
+    other.registries(&witness.configuration());
+    let outcome = join(&other, &name("both"), &["--push"]);
+    let moved = witness.take();
+    outcome.succeeds().says(&format!("mounted from amd64-{unique}")).says(&format!("mounted from arm64-{unique}"));
+    assert!(!moved.iter().any(|line| layers.iter().any(|layer| line.ends_with(layer.as_str()) && line.starts_with("GET "))), "{moved:?}");
+    assert!(!moved.iter().any(|line| line.starts_with("PATCH ")), "nothing is sent: {moved:?}");
+    let index: serde_json::Value = serde_json::from_str(&told(&name("both"))).unwrap();
+    assert_eq!(index["manifests"].as_array().unwrap().len(), 2);
+    // Of an index not even the configs: it says what its images are for.
+    let index = format!("docker://{}", name("both"));
+    other.run(&["prune", "--all"]).succeeds();
+    witness.take();
+    other.run(&["index", "create", &name("third"), &index, "--push"]).succeeds();
+    let moved = witness.take();
+    assert!(!moved.iter().any(|line| line.starts_with("GET ") && line.contains("/blobs/")), "{moved:?}");
+    assert_eq!(told(&name("third")), told(&name("both")));
+
+    // Into the store: layers stay where they are until something needs them.
+    join(&other, "both", &[]).succeeds();
+    assert_eq!(layer_gets(&witness, &layers), [""; 0]);
+    for platform in ["amd64", "arm64"] {
+        let place = format!("base layers at {}, not fetched", name(platform));
+        other.run(&["inspect", "--platform", &format!("linux/{platform}"), "both"]).succeeds().says(&place);
+    }
+    other.run(&["fsck"]).succeeds();
+    // From there into the registry again: still nothing moves.
+    other.run(&["index", "create", &name("fourth"), "both", "--push"]).succeeds().says("mounted from amd64");
+    assert_eq!(layer_gets(&witness, &layers), [""; 0]);
+    other.run(&["images", "--fetch", "both"]).succeeds().says("fetching");
+    layers.sort();
+    assert_eq!(layer_gets(&witness, &layers), layers);
+}
