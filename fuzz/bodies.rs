@@ -19,7 +19,10 @@ use rbuild::{
         lint, parse_trigger, print,
         spans::forget_layout,
     },
-    snapshot::{ApplyOptions, Limits, Ownership, apply_layer},
+    snapshot::{
+        ApplyOptions, Limits, Ownership, apply_layer,
+        layered::{LayeredRoot, Lower, read_outlines},
+    },
     sys::root::RootDir,
 };
 
@@ -28,13 +31,14 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
 #[allow(dead_code)]
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("parse", parse),
     ("expand", expansion),
     ("ignore", ignore),
     ("git_reference", git),
     ("layer", layer),
     ("context_archive", context_archive),
+    ("outlines", outlines),
 ];
 
 /// Any text parses or is refused; what parses prints and reads back as the same tree; lint survives it.
@@ -127,8 +131,30 @@ pub fn context_archive(data: &[u8]) {
     });
 }
 
+/// Any bytes are outlines of layers or are refused, as they are and as what was compressed; what is read is trees that end.
+pub fn outlines(data: &[u8]) {
+    assert!(read_outlines(data).is_none() || data.starts_with(b"rbuild layer outlines 1\n"));
+    let Some(size) = u32::try_from(data.len()).ok().filter(|size| *size < 1 << 17) else { return };
+    // A frame of zstd that says its size and has one block, the last, of bytes as they are.
+    let frame = [&[0x28, 0xb5, 0x2f, 0xfd, 0xa0][..], &size.to_le_bytes(), &(size << 3 | 1).to_le_bytes()[..3], data].concat();
+    let bytes = [b"rbuild layer outlines 1\n", &size.to_le_bytes()[..], &frame].concat();
+    for (_, outline) in read_outlines(&bytes).unwrap_or_default() {
+        let tree = LayeredRoot::read_only(vec![Lower::Index(outline.into())]).unwrap();
+        let mut left = vec![PathBuf::from("/")];
+        let mut seen = 0;
+        while let Some(path) = left.pop() {
+            seen += 1;
+            assert!(seen <= data.len(), "more entries than bytes");
+            let is_directory = tree.stat(&path, false).is_ok_and(|found| found.is_some_and(|found| found.is_directory()));
+            if is_directory && path.as_os_str().len() < 200 {
+                left.extend(tree.read_dir(&path).unwrap_or_default().into_iter().map(|name| path.join(name)));
+            }
+        }
+    }
+}
+
 /// Mutations break the headers' checksums; with right ones the bytes behind them matter.
-fn with_checksums(data: &[u8]) -> Vec<u8> {
+pub fn with_checksums(data: &[u8]) -> Vec<u8> {
     let mut data = data.to_vec();
     for block in data.chunks_exact_mut(512) {
         if &block[257..262] == b"ustar" {

@@ -6,6 +6,14 @@ mod bodies;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use rbuild::{
+    oci::{DiffId, Digest},
+    snapshot::{
+        Limits,
+        layered::{LayerIndex, index_layer, write_outlines},
+    },
+};
+
 /// Inputs that reach deep, per target.
 fn corpus(target: &str) -> Vec<Vec<u8>> {
     let texts: &[&str] = match target {
@@ -28,9 +36,22 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
             "git://host/r?tag=v1&submodules=0#x",
             "github.com/a/b.git#:sub",
         ],
+        "outlines" => return outlines(),
         _ => return archives(),
     };
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
+/// Outlines of those archives that make sense, not compressed.
+fn outlines() -> Vec<Vec<u8>> {
+    let outline = |archive: &Vec<u8>| index_layer(&bodies::with_checksums(archive)[..], Limits::default()).ok()??.outline();
+    let directory = [entry("d/e/", b'5', "", b""), entry("d/e/f", b'0', "", b"text"), entry("d/l", b'2', "e", b""), vec![0; 1024]].concat();
+    let all: Vec<LayerIndex> = archives().iter().chain([&directory]).filter_map(outline).collect();
+    assert!(!all.is_empty());
+    let named = all.into_iter().enumerate().map(|(at, outline)| (DiffId(Digest::of(&[at as u8])), outline)).collect();
+    let bytes = write_outlines(&named).unwrap();
+    let compressed = &bytes[b"rbuild layer outlines 1\n1234".len()..];
+    vec![zstd::bulk::decompress(compressed, 1 << 20).unwrap()]
 }
 
 /// Archives with the names and links that hurt.

@@ -17,8 +17,9 @@ use crate::{
         fetched::Fetched,
         inputs::Files,
         key::source_name,
-        layer::{blocking, directories, on_lowers, open_roots},
-        pack::Packed,
+        layer::{blocking, directories, open_roots},
+        lowers::on_lowers,
+        pack::Made,
         recorder::usage,
     },
     dockerfile::{chmod::Chmod, ignore::Matcher, suggest},
@@ -105,14 +106,13 @@ impl Engine {
         }
     }
 
-    /// Gives the layer's blob if that is all that was made.
     pub(super) async fn execute_copy(
         self: &Arc<Self>,
         id: VertexId,
         op: &CopyOp,
         parent: &Realised,
         snapshot: &SnapshotId,
-    ) -> Result<Option<Packed>, BuildError> {
+    ) -> Result<Made, BuildError> {
         let mut opened = Vec::with_capacity(op.sources.len());
         for source in &op.sources {
             opened.push(self.open_source(&source.from).await?);
@@ -122,7 +122,7 @@ impl Engine {
         if self.goes_straight(id, op) {
             match self.copy_straight(&copy, below).await {
                 Err(error) if error.needs_directory => {}
-                result => return result.map(Some),
+                result => return result.map(|(packed, relies_on)| Made { packed: Some(packed), relies_on }),
             }
         }
         let (this, snapshot) = (self.clone(), snapshot.clone());
@@ -131,7 +131,8 @@ impl Engine {
             let root = writable(&draft.fs(), lowers, this.services.ownership)?.stopped_by(this.services.cancel.flag());
             copy.carry_out(root, || draft.commit(&snapshot).map(drop).map_err(BuildError::store))
         };
-        on_lowers(below, &self.services, &self.progress, into_directory).await.map(|()| None)
+        let ((), relies_on) = on_lowers(below, &self.services, &self.progress, into_directory).await?;
+        Ok(Made { packed: None, relies_on })
     }
 
     pub(super) async fn execute_workdir(
@@ -139,10 +140,10 @@ impl Engine {
         op: &WorkdirOp,
         parent: &Realised,
         snapshot: &SnapshotId,
-    ) -> Result<(), BuildError> {
+    ) -> Result<Made, BuildError> {
         let time = self.made_time();
         let (op, snapshot, services) = (op.clone(), snapshot.clone(), self.services.clone());
-        on_lowers(&parent.stack, &self.services, &self.progress, move |lowers| {
+        let made = on_lowers(&parent.stack, &self.services, &self.progress, move |lowers| {
             let draft = services.store.new_snapshot().map_err(BuildError::store)?;
             let has_lowers = !lowers.is_empty();
             let mut root = writable(&draft.fs(), lowers, services.ownership)?;
@@ -157,8 +158,9 @@ impl Engine {
             copy::make_workdir(&mut root, Path::new(&op.path), owner, time).map_err(|error| fail(&error))?;
             drop(root);
             draft.commit(&snapshot).map(drop).map_err(BuildError::store)
-        })
-        .await
+        });
+        let ((), relies_on) = made.await?;
+        Ok(Made { packed: None, relies_on })
     }
 
     /// The time of what a step makes without copying it, when the clock is not to decide.

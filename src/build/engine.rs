@@ -26,7 +26,7 @@ use crate::{
         inputs::Inputs,
         key::{mount_names, source_name},
         layer::{PolicyBlob, Stack, joined, lease},
-        pack::Packed,
+        pack::{Made, Packed},
         recorder::Recorder,
         records::{KnownRecord, Record, new_identity},
         request::{PlatformOutcome, Request, Services},
@@ -169,9 +169,9 @@ impl Engine {
         let new_layers = new_layers.await?;
         self.remember_blobs()?;
         self.note_layers();
-        let cache = match self.request.cache_export {
-            Some(mode) => self.cache_entries(mode == super::CacheMode::Max).await?,
-            None => Vec::new(),
+        let (cache, known_layers) = match self.request.cache_export.map(|mode| mode == super::CacheMode::Max) {
+            Some(all) => (self.cache_entries(all).await?, self.known_layers(all).await?),
+            None => (Vec::new(), Vec::new()),
         };
         let base = target.base.as_ref().and_then(|key| self.bases.get(key));
         let image = assemble::assemble(target, base.map(|found| &found.base), &new_layers);
@@ -180,7 +180,7 @@ impl Engine {
         let base_platform = base.map(|found| found.base.image.config.platform());
         let base = target.base.as_ref().zip(base).map(|(key, found)| (key.to_string(), found.base.digest.clone()));
         let (platform, stack, materials) = (target.platform.clone(), stack.to_vec(), self.materials());
-        Ok(PlatformOutcome { platform, image, stack, cache, epoch: target.epoch, materials, base, base_platform })
+        Ok(PlatformOutcome { platform, image, stack, cache, known_layers, epoch: target.epoch, materials, base, base_platform })
     }
 
     /// A vertex's result as far as there is one.
@@ -297,15 +297,15 @@ impl Engine {
             self.progress.event(Event::Started { step });
             let snapshot = self.services.snapshot_of_step(&layer);
             let result = match &self.plan.vertices[id.0].op {
-                Op::Run(run) => self.execute_run(id, run, &parent, &snapshot).await.map(|()| None),
+                Op::Run(run) => self.execute_run(id, run, &parent, &snapshot).await.map(|()| Made::default()),
                 Op::Copy(copy) => self.execute_copy(id, copy, &parent, &snapshot).await,
-                Op::Workdir(workdir) => self.execute_workdir(workdir, &parent, &snapshot).await.map(|()| None),
+                Op::Workdir(workdir) => self.execute_workdir(workdir, &parent, &snapshot).await,
                 Op::Image(_) => unreachable!("images are never executed"),
             };
             (result, started.elapsed())
         };
-        let packed = match result {
-            Ok(packed) => packed,
+        let Made { packed, relies_on } = match result {
+            Ok(made) => made,
             Err(error) => {
                 self.progress.event(Event::Failed { step, error: &error.message, duration });
                 return Err(error);
@@ -314,7 +314,7 @@ impl Engine {
         self.progress.event(Event::Finished { step, duration });
         let blobs: Vec<PolicyBlob> = packed.iter().map(|packed| (self.request.layers, packed.blob.clone())).collect();
         let searched = if blobs.is_empty() { BTreeSet::new() } else { self.services.secrets.names() };
-        let record = Record { layer, created: jiff::Timestamp::now(), writer: None, blobs, searched };
+        let record = Record { layer, created: jiff::Timestamp::now(), writer: None, blobs, searched, relies_on };
         self.write_record(id, &parent.result, &key, &record, true).await?;
         self.keep_facts(id, &facts);
         Ok(self.realised_from(id, record, &parent, packed))

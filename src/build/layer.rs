@@ -1,7 +1,6 @@
 //! A layer of a build: one thing in two forms, a directory and a blob, each made from the other when it is first needed.
-//! A fully cached build needs neither directories nor base blobs. A layer that has no directory has a third form, an index
-//! of what is in it: COPY needs no more of what it is put on. It is made from the blob, or comes with one that was
-//! written straight from the context (`straight`).
+//! A fully cached build needs neither directories nor base blobs. What COPY needs of a layer that it is put on is less than
+//! either (`lowers`).
 
 use std::{
     collections::BTreeSet,
@@ -17,16 +16,15 @@ use crate::{
         BuildError, Kind, Progress, StepId,
         blob::{BlobReader, fetch_cached, with_blob},
         error::chain,
+        lowers::on_lowers,
         pack::{Packed, pack_directory},
+        remote::Outline,
         request::{LayerPolicy, Services},
         secrets::{self, Secrets},
-        unpack::{check_diff_id, unpack_blob, unreadable},
+        unpack::unpack_blob,
     },
     oci::{ChainId, Digest, Reference},
-    snapshot::{
-        self, Ahead, Limits,
-        layered::{LayerIndex, Lower, index_layer},
-    },
+    snapshot::{self, layered::LayerIndex},
     store::{Lease, LeaseKind, SnapshotId, Store},
     sys::root::RootDir,
 };
@@ -41,14 +39,18 @@ pub type Stack = Vec<Arc<Layer>>;
 pub struct Layer {
     /// Where its directory is kept.
     pub snapshot: SnapshotId,
-    origin: Origin,
+    pub(super) origin: Origin,
     /// The layers that it was made on; none for a layer of COPY --link.
     below: Stack,
     directory: OnceCell<Result<PathBuf, BuildError>>,
     /// Whether there is nothing in its directory.
     is_empty: OnceLock<bool>,
     /// None if it can't be had from the layer alone.
-    index: OnceCell<Result<Option<Arc<LayerIndex>>, BuildError>>,
+    pub(super) index: OnceCell<Result<Option<Arc<LayerIndex>>, BuildError>>,
+    /// What a cache elsewhere says is in it.
+    pub(super) outline: OnceCell<Option<Outline>>,
+    /// Those whose word was taken for what is in the layers below when it was packed.
+    relies_on: Mutex<BTreeSet<String>>,
     /// One cell for each way it is written.
     blobs: Mutex<Vec<(LayerPolicy, BlobCell)>>,
     /// When packing it began and how long it took.
@@ -59,7 +61,7 @@ type BlobCell = Arc<OnceCell<Result<crate::oci::Layer, BuildError>>>;
 
 // One per layer, and a handful of layers: a box would save nothing.
 #[allow(clippy::large_enum_variant)]
-enum Origin {
+pub(super) enum Origin {
     Base { layer: Box<crate::oci::Layer>, source: BlobSource, step: StepId },
     Step { known: Mutex<Vec<PolicyBlob>>, searched: Mutex<BTreeSet<String>>, created: jiff::Timestamp },
 }
@@ -118,8 +120,18 @@ impl Layer {
     }
 
     fn new(snapshot: SnapshotId, origin: Origin, below: Stack) -> Self {
-        let (directory, is_empty, index) = (OnceCell::new(), OnceLock::new(), OnceCell::new());
-        Self { snapshot, origin, below, directory, is_empty, index, blobs: Mutex::default(), packed: Mutex::default() }
+        Self {
+            snapshot,
+            origin,
+            below,
+            directory: OnceCell::new(),
+            is_empty: OnceLock::new(),
+            index: OnceCell::new(),
+            outline: OnceCell::new(),
+            relies_on: Mutex::default(),
+            blobs: Mutex::default(),
+            packed: Mutex::default(),
+        }
     }
 
     /// When its step ended; None for a layer of a base image.
@@ -149,6 +161,11 @@ impl Layer {
             Origin::Step { searched, .. } => searched.lock().expect("no holder panics").clone(),
             Origin::Base { .. } => BTreeSet::new(),
         }
+    }
+
+    /// Those whose word was taken for what is in the layers below when it was packed.
+    pub fn relies_on(&self) -> BTreeSet<String> {
+        self.relies_on.lock().expect("no holder panics").clone()
     }
 
     fn note_searched(&self, secrets: &Secrets) {
@@ -202,7 +219,7 @@ impl Layer {
     }
 
     /// Whether its directory, which is `path`, adds nothing to the layers below and hides nothing of them.
-    fn is_empty(&self, path: &Path) -> bool {
+    pub(super) fn is_empty(&self, path: &Path) -> bool {
         *self.is_empty.get_or_init(|| snapshot::is_empty(path))
     }
 
@@ -241,47 +258,6 @@ impl Layer {
         cells[cells.len() - 1].1.clone()
     }
 
-    /// Its names and metadata, from the least work: the directory if there is one, else the index.
-    async fn known(self: &Arc<Self>, services: &Services, progress: &Arc<dyn Progress>) -> Result<Known, BuildError> {
-        let has_blob = self.base_layer().is_some() || !self.known_blobs().is_empty();
-        if has_blob
-            && services.store.snapshot(&self.snapshot).map_err(BuildError::store)?.is_none()
-            && let Some(index) = self.index.get_or_init(|| self.make_index(services, progress)).await.clone()?
-        {
-            return Ok(Known::Index(index));
-        }
-        self.directory(services, progress).await.map(Known::Directory)
-    }
-
-    async fn make_index(&self, services: &Services, progress: &Arc<dyn Progress>) -> Result<Option<Arc<LayerIndex>>, BuildError> {
-        let (layer, source, step) = &match &self.origin {
-            Origin::Base { layer, source, step } => ((**layer).clone(), source.clone(), *step),
-            Origin::Step { .. } => (self.fetched_blob(services).await?, BlobSource::Store, StepId(0)),
-        };
-        if self.base_layer().is_none() && layer.descriptor.annotations.contains_key(snapshot::TOC_DIGEST) {
-            // What the format adds to the tar, the step did not make.
-            return Ok(None);
-        }
-        let known = services.store.layer_index(&layer.diff_id).map_err(BuildError::store)?;
-        if let Some(index) = known.and_then(|bytes| LayerIndex::from_bytes(&bytes)) {
-            return Ok(Some(Arc::new(index)));
-        }
-        let _permit = services.unpacking.acquire().await.expect("the semaphore is never closed");
-        let wanted = Box::new(layer.clone());
-        let read = move |blob: BlobReader| {
-            let fail = |error: &dyn std::error::Error| unreadable(&wanted, &chain(error));
-            let mut tar = Ahead::new(blob).map_err(|error| fail(&error))?;
-            let index = index_layer(&mut tar, Limits::default()).map_err(|error| fail(&error))?;
-            check_diff_id(&wanted, tar.finish().map_err(|error| fail(&error))?)?;
-            Ok(index)
-        };
-        let index = with_blob(&layer.descriptor, source, *step, services, progress, read).await?;
-        if let Some(bytes) = index.as_ref().and_then(|index| index.to_bytes().ok()) {
-            services.store.save_layer_index(&layer.diff_id, &bytes).map_err(BuildError::store)?;
-        }
-        Ok(index.map(Arc::new))
-    }
-
     /// Unpacked side by side with the layers below, which are waited for when something of them is needed.
     async fn unpack(self: &Arc<Self>, services: &Services, progress: &Arc<dyn Progress>) -> Result<PathBuf, BuildError> {
         let _lease = lease(&services.store, &format!("unpack {}", self.snapshot.as_str()), || ()).await?;
@@ -312,7 +288,7 @@ impl Layer {
     }
 
     /// One of the blobs that an earlier build made of this step's layer.
-    async fn fetched_blob(&self, services: &Services) -> Result<crate::oci::Layer, BuildError> {
+    pub(super) async fn fetched_blob(&self, services: &Services) -> Result<crate::oci::Layer, BuildError> {
         let known: Vec<crate::oci::Layer> = self.known_blobs().into_iter().map(|(_, layer)| layer).collect();
         match known.iter().find(|layer| services.store.has_described(&layer.descriptor).unwrap_or(false)) {
             Some(layer) => Ok(layer.clone()),
@@ -350,10 +326,12 @@ impl Layer {
         let secrets = services.secrets.clone();
         let started = Instant::now();
         let pack = move |lowers| pack_directory(&upper, lowers, policy, &packing);
-        let layer = Box::pin(on_lowers(&self.below, services, progress, pack)).await?;
+        let (layer, relies_on) = Box::pin(on_lowers(&self.below, services, progress, pack)).await?;
+        let is_own = relies_on.is_empty();
+        self.relies_on.lock().expect("no holder panics").extend(relies_on);
         *self.packed.lock().expect("no holder panics") = Some((started, started.elapsed()));
         self.note_searched(&secrets);
-        if is_further {
+        if is_further && is_own {
             let payload = serde_json::to_string(&layer).expect("plain data has a JSON form");
             let blobs = std::slice::from_ref(&layer.descriptor.digest);
             services.store.record_step(&form, &payload, blobs).map_err(BuildError::store)?;
@@ -422,48 +400,6 @@ pub async fn mounted_directories(
     let all = directories(stack, services, progress).await?;
     let matters = |(index, (path, layer)): &(usize, (PathBuf, &Arc<Layer>))| *index == 0 || !layer.is_empty(path);
     Ok(all.into_iter().zip(stack.iter().rev()).enumerate().filter(matters).map(|(_, (path, _))| path).collect())
-}
-
-/// What is known of a layer.
-#[derive(Clone)]
-enum Known {
-    Directory(PathBuf),
-    Index(Arc<LayerIndex>),
-}
-
-/// Does work that needs to know what is in a stack, but hardly ever the contents: base layers that are not unpacked are
-/// taken by their indexes. Where the work meets a question that these can't answer, it is done again on the directories.
-pub async fn on_lowers<T: Send + 'static>(
-    stack: &[Arc<Layer>],
-    services: &Services,
-    progress: &Arc<dyn Progress>,
-    work: impl Fn(Vec<Lower>) -> Result<T, BuildError> + Send + Sync + 'static,
-) -> Result<T, BuildError> {
-    let known = futures_util::future::try_join_all(stack.iter().map(|layer| layer.known(services, progress))).await?;
-    let by_index = known.iter().any(|layer| matches!(layer, Known::Index(_)));
-    let work = Arc::new(work);
-    let matters = |(known, layer): &(Known, &Arc<Layer>)| match known {
-        Known::Directory(path) => !layer.is_empty(path),
-        Known::Index(_) => true,
-    };
-    let known = known.into_iter().zip(stack).rev().filter(matters).map(|(known, _)| known).collect::<Vec<_>>();
-    let first = work.clone();
-    match blocking(move || first(open_known(&known)?)).await {
-        Err(error) if by_index && error.needs_files => {
-            let paths = directories(stack, services, progress).await?;
-            blocking(move || work(open_known(&paths.into_iter().map(Known::Directory).collect::<Vec<_>>())?)).await
-        }
-        result => result,
-    }
-}
-
-fn open_known(layers: &[Known]) -> Result<Vec<Lower>, BuildError> {
-    let open = |layer: &Known| match layer {
-        Known::Directory(path) => RootDir::open(path).map(Lower::Directory),
-        Known::Index(index) => Ok(Lower::Index(index.clone())),
-    };
-    let opened = layers.iter().map(open).collect::<std::io::Result<_>>();
-    opened.map_err(|error| BuildError::new(Kind::Store, format!("cannot open a layer: {error}")))
 }
 
 /// Opens directories as roots.

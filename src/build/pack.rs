@@ -2,6 +2,7 @@
 //! or from a sketch and the files that it names. Unaware of steps and records.
 
 use std::{
+    collections::BTreeSet,
     io::Write,
     path::Path,
     sync::Arc,
@@ -30,6 +31,15 @@ pub struct Packed {
     pub index: Arc<LayerIndex>,
     pub started: Instant,
     pub took: Duration,
+}
+
+/// What carrying out a step gives beside its directory.
+#[derive(Default)]
+pub struct Made {
+    /// The layer's blob, if that is all that was made.
+    pub packed: Option<Packed>,
+    /// Those whose word was taken for what is in the layers below.
+    pub relies_on: BTreeSet<String>,
 }
 
 fn fail(error: &dyn std::error::Error) -> BuildError {

@@ -32,6 +32,9 @@ pub(super) struct Record {
     /// Names of the secrets that these blobs were searched for.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) searched: BTreeSet<String>,
+    /// Those whose word was taken for what is in the layers below.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) relies_on: BTreeSet<String>,
 }
 
 /// A record and the keys that it stands under.
@@ -117,6 +120,9 @@ impl Engine {
             let mut is_new = !searched.is_subset(&record.searched);
             is_new |= record.writer.is_some();
             record.searched.extend(searched);
+            let relies_on = layer.relies_on();
+            is_new |= !relies_on.is_subset(&record.relies_on);
+            record.relies_on.extend(relies_on);
             for blob in layer.known_blobs() {
                 if !record.blobs.contains(&blob) {
                     record.blobs.retain(|(policy, _)| *policy != blob.0);

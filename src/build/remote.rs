@@ -6,9 +6,10 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use crate::{
-    build::{BuildError, BuildkitCache, engine::Engine, records::Record},
-    oci::Descriptor,
+    build::{BuildError, BuildkitCache, Layer, engine::Engine, lowers::kept_index, records::Record},
+    oci::{Descriptor, DiffId},
     plan::{Op, VertexId},
+    snapshot::layered::LayerIndex,
 };
 
 /// A cache elsewhere. Its records are at hand; its layers are fetched when they are needed.
@@ -23,6 +24,29 @@ pub trait RemoteCache: Send + Sync {
     fn fetch(&self, blob: Descriptor) -> BoxFuture<'_, Result<(), String>>;
     /// The blob is whole, and not what a record said of it: who lists it knows nothing any more.
     fn distrust(&self, blob: &Descriptor);
+    /// Whether it says what is in a layer, but for its files. Whether that is true cannot be seen without the layer: it is as
+    /// good as who wrote it.
+    fn has_outline(&self, layer: &DiffId) -> bool;
+    /// The same read; None of one that can't be had.
+    fn outline(&self, layer: DiffId) -> BoxFuture<'_, Option<Outline>>;
+}
+
+/// What a cache elsewhere says is in a layer.
+#[derive(Debug, Clone)]
+pub struct Outline {
+    /// What it says.
+    pub index: Arc<LayerIndex>,
+    /// Who says so: what is made by it is only for those who trust them too.
+    pub writer: String,
+}
+
+/// A layer that steps may copy onto, for caches elsewhere.
+#[derive(Debug, Clone)]
+pub struct KnownLayer {
+    /// Its name.
+    pub diff_id: DiffId,
+    /// What is in it, as far as this build or an earlier one has seen for itself.
+    pub index: Option<Arc<LayerIndex>>,
 }
 
 /// A step of this build for caches elsewhere.
@@ -71,6 +95,43 @@ impl Engine {
         Ok(entries)
     }
 
+    /// The layers that a later build may copy onto: those of images, and those of steps in the result or, with `all`, of
+    /// all steps; each once.
+    pub(super) async fn known_layers(&self, all: bool) -> Result<Vec<KnownLayer>, BuildError> {
+        let mut known: Vec<KnownLayer> = Vec::new();
+        for index in 0..self.plan.vertices.len() {
+            for (diff_id, layer) in self.layers_of(VertexId(index), all) {
+                if known.iter().any(|other| other.diff_id == diff_id) {
+                    continue;
+                }
+                // Who says so already is taken at their word: to look at many files takes a while.
+                let is_told = self.services.remote.as_ref().is_some_and(|remote| remote.has_outline(&diff_id));
+                let index = match layer {
+                    Some(layer) if !is_told => layer.index_at_hand(&self.services).await?,
+                    _ => kept_index(&self.services.store, &diff_id).map(Arc::new),
+                };
+                known.push(KnownLayer { diff_id, index });
+            }
+        }
+        Ok(known)
+    }
+
+    /// The layers that a vertex adds, also if nobody needed them.
+    fn layers_of(&self, id: VertexId, all: bool) -> Vec<(DiffId, Option<Arc<Layer>>)> {
+        let stack = match self.realised_vertex(id) {
+            Some(Ok(realised)) => realised.stack.to_vec(),
+            _ => Vec::new(),
+        };
+        if let Op::Image(key) = &self.plan.vertices[id.0].op {
+            let layers = self.bases.get(key).into_iter().flat_map(|found| &found.base.image.layers);
+            return layers.enumerate().map(|(at, layer)| (layer.diff_id.clone(), stack.get(at).cloned())).collect();
+        }
+        if !(all || self.is_in_result(id)) {
+            return Vec::new();
+        }
+        stack.last().and_then(|layer| Some((layer.diff_ids().into_iter().next()?, Some(layer.clone())))).into_iter().collect()
+    }
+
     /// A record of a cache elsewhere.
     pub(super) fn remote_record(&self, key: &str) -> Option<Record> {
         let payload = self.services.remote.as_ref()?.record(key)?;
@@ -85,7 +146,7 @@ impl Engine {
     /// Whether a record counts: our own do, and those of writers that are trusted.
     pub(super) fn is_trusted(&self, record: &Record) -> bool {
         let trust = &self.request.cache_trust;
-        trust.is_empty() || record.writer.as_ref().is_none_or(|writer| trust.contains(writer))
+        trust.is_empty() || record.writer.iter().chain(&record.relies_on).all(|writer| trust.contains(writer))
     }
 }
 

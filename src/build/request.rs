@@ -238,6 +238,8 @@ pub struct PlatformOutcome {
     pub stack: Vec<Arc<Layer>>,
     /// Its steps, for caches elsewhere.
     pub cache: Vec<crate::build::CacheEntry>,
+    /// The layers that later builds may copy onto, for the same.
+    pub known_layers: Vec<crate::build::KnownLayer>,
     /// `SOURCE_DATE_EPOCH` in force.
     pub epoch: Option<i64>,
     /// What came from elsewhere.

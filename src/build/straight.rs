@@ -13,7 +13,7 @@
 //! A later build that has such a step cached and needs its files unpacks the blob; without the blob it is a miss.
 //! Unaware of how copies choose their files.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use crate::{
     build::{
@@ -21,7 +21,7 @@ use crate::{
         copy::OpenedCopy,
         engine::{Engine, stage_inputs},
         foreign::is_foreign,
-        layer::on_lowers,
+        lowers::on_lowers,
         pack::{Packed, pack_sketch},
     },
     plan::{CopyOp, Input, Op, Plan, SourceFrom, VertexId},
@@ -42,7 +42,11 @@ impl Engine {
             && !is_read_later(&self.plan, id)
     }
 
-    pub(super) async fn copy_straight(self: &Arc<Self>, copy: &Arc<OpenedCopy>, below: &[Arc<Layer>]) -> Result<Packed, BuildError> {
+    pub(super) async fn copy_straight(
+        self: &Arc<Self>,
+        copy: &Arc<OpenedCopy>,
+        below: &[Arc<Layer>],
+    ) -> Result<(Packed, BTreeSet<String>), BuildError> {
         let (copy, this, policy) = (copy.clone(), self.clone(), self.request.layers);
         on_lowers(below, &self.services, &self.progress, move |lowers| {
             let started = Instant::now();

@@ -47,6 +47,9 @@ Steps of another machine come from a cache. It is read when the build starts; it
                 Keys of BuildKit's own form (compression, image-manifest, oci-mediatypes, touch_refresh, ..) are
                 taken and change nothing: a cache has the layers as the build has them
 
+A cache also tells what is in the layers that steps copy onto, base images' too, without their files: then a COPY in a
+store that is new fetches nothing of its base, unless it may replace a file by the very same. type=inline does not.
+
 A cache that is missing, fails, stalls or lies is a miss and a warning; one that can't be written is an error, or with
 ignore-error=true a warning.
 
@@ -57,6 +60,9 @@ Always missed: ADD of URLs and repositories, fetched contexts, cache mounts with
 
   --cache-writer NAME        whose entries we write; entries that come from a cache keep theirs
   --cache-trust NAME,..      whose entries count, in the store too; our own always do
+
+What is in a layer can't be checked without the layer: who tells it wrong makes images wrong, as who writes wrong steps
+does. Trust is all there is against it; what is made on somebody's word counts for those who trust them.
 
 A writer's name is what it says of itself. Let those whose builds you don't trust write to places of their own, and name
 both with --cache-from: the build of a pull request reads the cache of main, and no build of main reads theirs.

@@ -17,7 +17,7 @@ use std::{
 
 use super::{
     Error,
-    layered::{Content, Directory, Kind, LayerDirectory, LayeredRoot, Lower, Metadata, Sketch, Step},
+    layered::{Content, Directory, Kind, LayerDirectory, LayeredRoot, Look, Lower, Metadata, Sketch, Step},
 };
 use crate::sys::root::RootDir;
 
@@ -86,17 +86,17 @@ fn walk(
     names.dedup();
     for name in names {
         let path = path.join(&name);
-        let look_up = || Ok((upper.stat(&name)?, below.map(|below| below.find(&name)).transpose()?.flatten()));
-        let (own, base) = look_up().map_err(Error::io::<io::Error>("look up", &path))?;
+        let own = upper.stat(&name).map_err(Error::io("look up", &path))?;
         let Some(own) = own.filter(|own| !own.is_whiteout()) else {
-            if base.is_some() {
+            let base = below.map(|below| below.stat(&name)).transpose().map_err(Error::io("look up", &path))?;
+            if base.flatten().is_some() {
                 changes.push(Change { path, kind: ChangeKind::Deleted });
             }
             continue;
         };
-        let kind = match &base {
+        let kind = match below {
             None => Some(ChangeKind::Added),
-            Some(base) => (!is_same(upper, &name, &own, base).map_err(Error::io("compare", &path))?).then_some(ChangeKind::Modified),
+            Some(below) => change(upper, &name, &own, below).map_err(Error::io("compare", &path))?,
         };
         if let Some(kind) = kind {
             changes.push(Change { path: path.clone(), kind });
@@ -116,8 +116,25 @@ fn walk(
     Ok(())
 }
 
+/// What an entry changes of what is below.
+fn change(upper: &LayerDirectory, name: &OsStr, own: &Metadata, below: &Directory) -> io::Result<Option<ChangeKind>> {
+    let (layer, base) = match below.look(name)? {
+        Look::Nothing => return Ok(Some(ChangeKind::Added)),
+        Look::Entry(layer, base) => (layer, base),
+        // Another one than any that may be there; to who takes the layer it is the same whether one is.
+        Look::FileOrNothing(layers) if !layers.iter().any(|layer| layer.may_have_time(own.modified)) => {
+            return Ok(Some(ChangeKind::Added));
+        }
+        Look::FileOrNothing(_) => match below.find(name)? {
+            Some(found) => found,
+            None => return Ok(Some(ChangeKind::Added)),
+        },
+    };
+    Ok((!is_same(upper, name, own, (layer, &base))?).then_some(ChangeKind::Modified))
+}
+
 /// Whether an entry that exists on both sides is the same. Directories may differ in time, as they do after any copy-up.
-fn is_same(upper: &LayerDirectory, name: &OsStr, own: &Metadata, (layer, below): &(&LayerDirectory, Metadata)) -> io::Result<bool> {
+fn is_same(upper: &LayerDirectory, name: &OsStr, own: &Metadata, (layer, below): (&LayerDirectory, &Metadata)) -> io::Result<bool> {
     if (own.kind, own.mode, own.rdev) != (below.kind, below.mode, below.rdev) {
         return Ok(false);
     }

@@ -16,7 +16,7 @@ use std::{
 use rustix::mount::MountAttrFlags;
 
 use super::{
-    layered::{Kind, LayerIndex, LayeredRoot, Lower, index_layer},
+    layered::{Kind, LayerIndex, LayeredRoot, Lower, index_layer, index_unpacked},
     *,
 };
 use crate::sys::{mountns, root::RootDir};
@@ -137,6 +137,10 @@ impl Stack {
         let (mut top, lowers) = (indexes, self.lowers());
         let below = top.split_off(1);
         assert_eq!(diff_overlay(&self.upper(), &LayeredRoot::read_only(below).unwrap()).unwrap(), changes, "an index finds other changes");
+        let of_tars = tars.iter().map(|tar| index_layer(&tar[..], Limits::default()).unwrap().unwrap().outline().unwrap());
+        self.check_outlined(of_tars.rev().skip(1).collect(), changes);
+        let of_directories = self.lowers().into_iter().map(|root| index_unpacked(&root).unwrap().unwrap().outline().unwrap());
+        self.check_outlined(of_directories.collect(), changes);
         let below = LayeredRoot::read_only(self.tars_as_lowers()).unwrap();
         compare_trees(&below, &merged(self.roots()), Path::new("/"));
         // Half and half: a layer that is unpacked on one that is not, and the other way round.
@@ -145,6 +149,31 @@ impl Stack {
             compare_trees(&LayeredRoot::read_only(mixed).unwrap(), &merged(self.roots()), Path::new("/"));
             let mixed = vec![self.tars_as_lowers().remove(0), Lower::Directory(self.lowers().remove(0))];
             compare_trees(&LayeredRoot::read_only(mixed).unwrap(), &merged(self.roots()), Path::new("/"));
+        }
+    }
+
+    /// The same changes on outlines, top first, once those that lack files have been replaced; whether what is changed was
+    /// there is not always known.
+    fn check_outlined(&self, outlines: Vec<LayerIndex>, changes: &[Change]) {
+        let outlines: Vec<Arc<LayerIndex>> = outlines.into_iter().map(Arc::new).collect();
+        loop {
+            let known = outlines.iter().zip(self.lowers()).map(|(outline, own)| match outline.lacks_files() {
+                true => Lower::Directory(own),
+                false => Lower::Index(outline.clone()),
+            });
+            let below = LayeredRoot::read_only(known.collect()).unwrap();
+            let lacking = || outlines.iter().filter(|outline| outline.lacks_files()).count();
+            let before = lacking();
+            match diff_overlay(&self.upper(), &below) {
+                Ok(found) => {
+                    assert_eq!(lacking(), before, "something was lacking and nothing was said");
+                    let what = |changes: &[Change]| -> Vec<(PathBuf, bool)> {
+                        changes.iter().map(|change| (change.path.clone(), change.kind == ChangeKind::Deleted)).collect()
+                    };
+                    return assert_eq!(what(&found), what(changes), "an outline finds other changes");
+                }
+                Err(error) => assert!(lacking() > before, "{error}"),
+            }
         }
     }
 

@@ -25,6 +25,7 @@ mod kills;
 mod lazy;
 mod loads;
 mod logins;
+mod outlines;
 mod outputs;
 mod platforms;
 mod push;

@@ -68,6 +68,7 @@ impl Engine {
                     writer: Some(String::new()),
                     blobs: vec![blob],
                     searched: BTreeSet::new(),
+                    relies_on: BTreeSet::new(),
                 });
             }
         }

@@ -7,9 +7,15 @@
 //! The records that are written are ours. Caches that BuildKit wrote are read too: which of our steps are in them is for the
 //! engine to find out ([`BuildkitCache`]). They name no writer.
 //!
+//! A cache also has outlines of the layers that steps copy onto ([`LayerIndex::outline`]), base layers too, so that a store
+//! which has never seen a base fetches nothing of it for a COPY. They are one small blob, of the layers that one writer
+//! looked at, and fetched when a step asks. That an outline is wrong can't be seen without the layer that it stands for,
+//! so the rules for entries hold for it and for what is made by it. An inline cache has none: they would be part of the image.
+//!
 //! Each entry names its writer, and keeps it when it is passed on. A writer's name is what it says it is: who may write to
 //! the place may use any, so places that are written by those who are not trusted must be other places.
 
+mod outlines;
 mod read;
 mod s3;
 mod spec;
@@ -20,7 +26,10 @@ use std::collections::BTreeMap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 
-use self::spec::{Place, Spec};
+use self::{
+    outlines::OutlineEntry,
+    spec::{Place, Spec},
+};
 pub use self::{read::Caches, write::export};
 use crate::{
     build::{BuildkitCache, CacheEntry, CacheMode, Outcome, Services},
@@ -55,6 +64,8 @@ enum Part {
 struct Config {
     version: u32,
     entries: Vec<Entry>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    outlines: Vec<OutlineEntry>,
 }
 
 /// A step.
@@ -118,7 +129,7 @@ fn config(entries: &[CacheEntry], writer: &str) -> Config {
         let writer = entry.writer.clone().unwrap_or_else(|| writer.to_owned());
         list.insert(key.clone(), Entry { key, record, blobs, writer });
     }
-    Config { version: VERSION, entries: list.into_values().collect() }
+    Config { version: VERSION, entries: list.into_values().collect(), outlines: Vec::new() }
 }
 
 /// The cache in an image's config; ours if it has both.

@@ -12,15 +12,16 @@ use futures_util::future::{BoxFuture, FutureExt};
 
 use super::{
     BUILDKIT_CONFIG_TYPE, CONFIG_LIMIT, CONFIG_TYPE, Entry, MANIFEST_LIMIT, Part, VERSION, client, inline,
+    outlines::AllTold,
     s3::{Bucket, S3},
     shown,
     spec::{Place, Spec},
 };
 use crate::{
-    build::{BuildkitCache, Event, Progress, RemoteCache, Services, chain},
+    build::{BuildkitCache, Event, Outline, Progress, RemoteCache, Services, chain},
     cli::{args::BuildArgs, failure::Failure, write::Steps},
     export,
-    oci::{Descriptor, Digest, Index, Manifest, Reference, media_type},
+    oci::{Descriptor, DiffId, Digest, Index, Manifest, Reference, media_type},
     registry::{Client, ClientOptions},
     store::{REF_NAME, Store},
 };
@@ -30,7 +31,7 @@ const ATTEMPTS: u32 = 4;
 
 /// The caches of one build.
 pub struct Caches {
-    store: Store,
+    pub(super) store: Store,
     /// In the order of the flags.
     sources: Vec<Source>,
     /// What is said of a step, and by whom.
@@ -38,6 +39,7 @@ pub struct Caches {
     /// Those that BuildKit wrote.
     buildkit: Vec<(usize, Arc<BuildkitCache>)>,
     blobs: BTreeMap<Digest, Vec<(usize, Descriptor)>>,
+    pub(super) outlines: AllTold,
     /// Those that are asked no more.
     failed: Mutex<BTreeSet<usize>>,
 }
@@ -47,6 +49,8 @@ pub struct Caches {
 struct Added {
     taken: usize,
     all: usize,
+    /// Layers.
+    outlines: usize,
     of_buildkit: bool,
 }
 
@@ -63,7 +67,8 @@ impl Caches {
             return Ok(None);
         }
         let (entries, blobs, buildkit) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        let mut caches = Self { store: services.store.clone(), sources: Vec::new(), entries, buildkit, blobs, failed: Mutex::default() };
+        let (store, sources, outlines, failed) = (services.store.clone(), Vec::new(), AllTold::default(), Mutex::default());
+        let mut caches = Self { store, sources, entries, buildkit, blobs, outlines, failed };
         for text in &args.cache_from {
             let spec = Spec::parse("--cache-from", text)?;
             let added = match &spec.place {
@@ -79,7 +84,8 @@ impl Caches {
             let text = match added {
                 Ok(Added { taken, all, .. }) if taken < all => format!("cache {text}: {taken} of {all} steps are of trusted writers"),
                 Ok(Added { taken, of_buildkit: true, .. }) => format!("cache {text}: {taken} results, written by BuildKit"),
-                Ok(Added { taken, .. }) => format!("cache {text}: {taken} steps"),
+                Ok(Added { taken, outlines: 0, .. }) => format!("cache {text}: {taken} steps"),
+                Ok(Added { taken, outlines, .. }) => format!("cache {text}: {taken} steps, {outlines} layers outlined"),
                 Err(reason) => format!("warning: the cache {text} is not used: {reason}"),
             };
             steps.event(Event::Note { step: None, text: &text });
@@ -162,6 +168,7 @@ impl Caches {
             match part {
                 Part::Ours(config) => {
                     added.all += config.entries.len();
+                    added.outlines += self.outlines.add(config.outlines, layers, trust);
                     for entry in config.entries.into_iter().filter(is_trusted) {
                         added.taken += 1;
                         self.entries.entry(entry.key).or_default().push((number, entry.record));
@@ -203,6 +210,21 @@ impl Caches {
         // What a record says of the size counts for nothing if the manifest has another.
         let fitting = listed.filter(|(number, found)| found.size == blob.size && !self.has_failed(*number));
         fitting.map(|(number, _)| *number).collect::<Vec<_>>().into_iter()
+    }
+
+    /// The same of what can be done without: who does not give it may well give the steps.
+    pub(super) async fn bring_outlines(&self, blob: &Descriptor) -> Result<(), String> {
+        if self.store.has_described(blob).map_err(|error| chain(&error))? {
+            return Ok(());
+        }
+        let mut result = Err("no cache has it".to_owned());
+        for number in self.havers(blob) {
+            result = self.sources[number].bring(blob, &self.store).await;
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
     }
 
     /// Brings a blob into the store, from the first cache that gives it; one that does not is asked no more.
@@ -280,6 +302,22 @@ impl RemoteCache for Caches {
 
     fn distrust(&self, blob: &Descriptor) {
         self.havers(blob).for_each(|number| self.fail(number));
+    }
+
+    fn has_outline(&self, layer: &DiffId) -> bool {
+        self.outlines.has(layer)
+    }
+
+    fn outline(&self, layer: DiffId) -> BoxFuture<'_, Option<Outline>> {
+        async move {
+            for told in self.outlines.of(&layer) {
+                if let Some(outline) = told.get(&layer, self).await {
+                    return Some(outline);
+                }
+            }
+            None
+        }
+        .boxed()
     }
 }
 

@@ -6,12 +6,13 @@ use futures_util::future::FutureExt;
 
 use super::{
     CONFIG_TYPE, Caches, MANIFEST_LIMIT, chosen, client, config,
+    outlines::{self, OutlineEntry},
     s3::Bucket,
     shown,
     spec::{Place, Spec},
 };
 use crate::{
-    build::{CacheEntry, Event, Outcome, Progress, Services, chain},
+    build::{CacheEntry, Event, KnownLayer, Outcome, Progress, Services, chain},
     cli::{
         args::BuildArgs,
         failure::Failure,
@@ -39,7 +40,11 @@ pub async fn export(
             steps.event(Event::Note { step: None, text: "skipping cache export for empty result" });
             continue;
         }
-        let top = write_manifest(&entries, args.cache_writer.as_deref().unwrap_or_default(), services)?;
+        let writer = args.cache_writer.as_deref().unwrap_or_default();
+        let known: Vec<&KnownLayer> = outcome.platforms.iter().flat_map(|platform| &platform.known_layers).collect();
+        let told = caches.map(|caches| &caches.outlines);
+        let outlines = outlines::collect(&known, told, writer, &services.store).map_err(Failure::new)?;
+        let top = write_manifest(&entries, outlines, writer, services)?;
         let written = match &spec.place {
             Place::Registry { name, insecure } => {
                 let client = client(name, *insecure, services)?;
@@ -65,14 +70,24 @@ pub async fn export(
     Ok(())
 }
 
-fn write_manifest(entries: &[CacheEntry], writer: &str, services: &Services) -> Result<Descriptor, Failure> {
+fn write_manifest(
+    entries: &[CacheEntry],
+    outlines: Vec<(OutlineEntry, Descriptor)>,
+    writer: &str,
+    services: &Services,
+) -> Result<Descriptor, Failure> {
     let fail = |error: crate::store::StoreError| Failure::new(chain(&error));
     let mut seen = BTreeSet::new();
     let mut layers = Vec::new();
     for blob in entries.iter().flat_map(|entry| &entry.blobs).filter(|blob| seen.insert(blob.digest.clone())) {
         layers.push(Descriptor { annotations: Annotations::new(), ..blob.clone() });
     }
-    let config = serde_json::to_vec(&config(entries, writer)).expect("plain data has a JSON form");
+    let mut config = config(entries, writer);
+    for (entry, blob) in outlines {
+        config.outlines.push(entry);
+        layers.push(blob);
+    }
+    let config = serde_json::to_vec(&config).expect("plain data has a JSON form");
     let config = Descriptor::new(CONFIG_TYPE, services.store.put_blob(&config).map_err(fail)?, config.len() as u64);
     let manifest = Manifest {
         schema_version: 2,

@@ -164,7 +164,7 @@ impl Unpacker<'_> {
     fn link(&mut self, entry: &Entry, target: &[u8], parent: &Arc<Directory>, name: &OsStr) -> io::Result<()> {
         let target: PathBuf = clean(&Path::new("/").join(OsStr::from_bytes(target))).iter().collect();
         let place = walk(&self.base, &self.base, &target, false)?;
-        let ([target], Some(found)) = (place.rest.as_slice(), &place.last) else { return Err(Errno::NOENT.into()) };
+        let ([target], Some(found)) = (place.rest.as_slice(), place.last()?) else { return Err(Errno::NOENT.into()) };
         place.directory.copy_up(target)?;
         let from = place.directory.upper()?;
         parent.make_in_upper(name, |at| rustix::fs::linkat(from, target, at, name, AtFlags::empty()))?;

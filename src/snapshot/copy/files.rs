@@ -174,7 +174,7 @@ impl<'a> Pen<'a> {
 
     /// Whether an entry that is no directory may take the name, and copies go on at all.
     fn make_way(&self, entry: Entry<'_>) -> Result<(), CopyError> {
-        if entry.target.stat(entry.name).while_doing("lstat", entry.place())?.is_some_and(|found| found.is_directory()) {
+        if !entry.target.is_no_directory(entry.name).while_doing("lstat", entry.place())? {
             return Err(CopyError::ReplacesDirectory { path: entry.place() });
         }
         self.root.check_stop().while_doing("copy to", entry.place())
@@ -310,7 +310,7 @@ pub(crate) fn write_single(
     report: &mut CopyReport,
 ) -> Result<(), CopyError> {
     let path = shown(target, name);
-    if target.stat(name).while_doing("lstat", &path)?.is_some_and(|found| found.is_directory()) {
+    if !target.is_no_directory(name).while_doing("lstat", &path)? {
         return Err(CopyError::ReplacesDirectory { path });
     }
     if let Some(sketch) = target.sketched().while_doing("create", &path)? {

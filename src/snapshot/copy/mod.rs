@@ -296,13 +296,14 @@ impl<'a> Copying<'a, '_> {
                 _ => Target::Into(place.directory),
             });
         }
-        match (is_directory, place.last.is_some()) {
-            (true, true) => return Err(CopyError::NotADirectory { path: place.path() }),
-            (true, false) if contents => return Ok(Target::Into(self.ensure(&place)?)),
-            _ => {}
+        if is_directory && place.last().while_doing("stat", &path)?.is_some() {
+            return Err(CopyError::NotADirectory { path: place.path() });
+        }
+        if is_directory && contents {
+            return Ok(Target::Into(self.ensure(&place)?));
         }
         let (last, above) = place.rest.split_last().expect("something is left when it is no directory");
-        let parents = Place { directory: place.directory.clone(), rest: above.to_vec(), last: None };
+        let parents = Place::missing(place.directory.clone(), above.to_vec());
         Ok(Target::Entry(self.ensure(&parents)?, last.clone()))
     }
 

@@ -53,7 +53,7 @@ pub(crate) fn matches(view: &View<'_>, path: &str, wildcards: bool, follow: bool
     let base: PathBuf = Path::new("/").join(names[..first].iter().collect::<PathBuf>());
     let place = view.walk(&base, follow).while_doing("lstat", &base)?;
     if !place.is_directory() {
-        return match place.last {
+        return match place.last().while_doing("lstat", &base)? {
             Some(_) => Ok(Vec::new()),
             None => Err(CopyError::NotFound { path: base }),
         };

@@ -6,7 +6,7 @@ use std::{fs, path::Path, sync::Arc};
 use rustix::fs::XattrFlags;
 
 use super::{
-    super::layered::{LayerIndex, LayeredRoot, Lower, Sketch, is_directory_needed},
+    super::layered::{LayerIndex, LayeredRoot, Lower, Sketch, index_unpacked, is_directory_needed},
     tests::{Run, Tree, as_root, assert_same_tar, tar_of, tar_of_sketch},
     *,
 };
@@ -135,6 +135,52 @@ fn what_was_sketched_is_known_to_the_next_copy() {
 
 fn snapshot_listing(tar: &[u8]) -> String {
     super::super::tests::listing(tar)
+}
+
+/// What an outline of `layer` lacks once `sources` were copied onto it; the layer is compared by [`Run::copy`].
+fn lacks(run: &Run<'_>, sources: &[&str], destination: &str) -> bool {
+    let outline = |lower| match lower {
+        Lower::Directory(root) => Arc::new(index_unpacked(&root).unwrap().unwrap().outline().unwrap()),
+        Lower::Index(index) => index,
+    };
+    let outlines: Vec<_> = run.lowers().into_iter().map(outline).collect();
+    let lowers = || outlines.iter().cloned().map(Lower::Index).collect::<Vec<_>>();
+    let sketch = Arc::new(Sketch::default());
+    let mut root = LayeredRoot::sketched(&sketch, &lowers()).unwrap();
+    assert_eq!(resolve_chown("app:app", Some(&root)).unwrap(), (7, 8), "users are known without files");
+    let copied = run.with_request(sources, destination, |request| super::copy(request, &mut root));
+    if copied.is_ok() {
+        let _ = super::super::diff_sketch(&sketch, &LayeredRoot::read_only(lowers()).unwrap());
+    }
+    outlines.iter().any(|outline| outline.lacks_files())
+}
+
+#[test]
+fn an_outline_answers_nearly_all_that_copies_ask() {
+    if !as_root() {
+        return;
+    }
+    let layer = "etc/passwd = app:x:7:8::/:/bin/sh\netc/group = app:x:8:\napp/ 0711 7:8 @1300000000\napp/old @1300000000 = text\n\
+                 app/same = text\napp/sub/inner = i\nlink -> /app";
+    let run =
+        Run::new("f @1400000001 = f\nold @1400000001 = text\nsame = text\ndir/sub/inner @1400000001 = other\nold-dir/old/x = x", &[layer]);
+    for (sources, destination) in [
+        (&["f"][..], "/new"),
+        (&["f"], "/app/new"),
+        (&["f"], "/link/deep/er/"),
+        (&["old", "f"], "/app/"),
+        (&["f"], "/link/old"),
+        (&["dir"], "/app"),
+        (&["dir"], "/link/new/dir/"),
+    ] {
+        assert!(!lacks(&run, sources, destination), "{sources:?} {destination}");
+        run.copy(sources, destination);
+    }
+    // The same time, perhaps the same file; a directory where a file is; an entry below one.
+    for (sources, destination) in [(&["same"][..], "/app/"), (&["same"], "/app/old"), (&["old-dir"], "/app/"), (&["f"], "/app/old/x")] {
+        assert!(lacks(&run, sources, destination), "{sources:?} {destination}");
+        run.copy(sources, destination);
+    }
 }
 
 #[test]

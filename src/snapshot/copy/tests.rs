@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags}
 use super::{
     super::{
         self as snapshot, TimestampPolicy,
-        layered::{Lower, Sketch},
+        layered::{LayerIndex, Lower, Sketch, index_unpacked},
     },
     *,
 };
@@ -216,9 +216,44 @@ impl<'a> Run<'a> {
             (Err(error), Err(again)) => assert_eq!(format!("{error:?}"), format!("{again:?}")),
             (_, again) => panic!("{copied:?} {again:?}"),
         });
+        self.check_outlined(&copied, &upper, sources, destination);
         match copied {
             Ok(_) => upper.lines(),
             Err(error) => format!("{error}\n"),
+        }
+    }
+
+    /// On outlines it comes to the same layer, or to the same error, once those that lack files have been replaced.
+    fn check_outlined(&self, copied: &Result<CopyReport, CopyError>, upper: &Tree, sources: &[&str], destination: &str) {
+        let mut lowers: Vec<Arc<LayerIndex>> = Vec::new();
+        for tree in self.layers.iter().rev() {
+            let name = crate::oci::DiffId(crate::oci::Digest::of(b""));
+            let outlined = [(name, index_unpacked(&tree.root()).unwrap().unwrap().outline().unwrap())].into();
+            let read = snapshot::layered::read_outlines(&snapshot::layered::write_outlines(&outlined).unwrap()).unwrap();
+            lowers.push(Arc::new(read.into_values().next().unwrap()));
+        }
+        loop {
+            let known = || -> Vec<Lower> {
+                let own = lowers.iter().zip(self.lowers());
+                own.map(|(outline, own)| if outline.lacks_files() { own } else { Lower::Index(outline.clone()) }).collect()
+            };
+            let lacking = || lowers.iter().filter(|outline| outline.lacks_files()).count();
+            let before = lacking();
+            let sketch = Arc::new(Sketch::default());
+            let mut root = LayeredRoot::sketched(&sketch, &known()).unwrap();
+            let again = self.with_request(sources, destination, |request| super::copy(request, &mut root));
+            let below = LayeredRoot::read_only(known()).unwrap();
+            let changes = again.as_ref().ok().map(|_| snapshot::diff_sketch(&sketch, &below));
+            if lacking() > before {
+                assert!(again.is_err() || changes.is_some_and(|changes| changes.is_err()), "something was lacking and nothing was said");
+                continue;
+            }
+            match (copied, again) {
+                (Ok(_), Ok(_)) => assert_same_tar(&tar_of(&upper.root(), self.lowers()), &tar_of_sketch(&sketch, known())),
+                (Err(error), Err(again)) => assert_eq!(format!("{error:?}"), format!("{again:?}")),
+                (_, again) => panic!("{copied:?} {again:?}"),
+            }
+            return;
         }
     }
 

@@ -22,6 +22,7 @@ use rustix::{
 };
 
 use super::{
+    index::needs_files,
     layer::{LayerDirectory, OPAQUE, Step},
     metadata::{Metadata, timespec},
     sketch::{SketchedDirectory, needs_directory},
@@ -40,6 +41,22 @@ pub struct Directory {
     lowers: Vec<LayerDirectory>,
     /// Whether whiteouts and opaque directories mean anything here.
     overlay: bool,
+}
+
+/// What is known of a name.
+pub(crate) enum Look<'a> {
+    Nothing,
+    /// The layer that it shows through from.
+    Entry(&'a LayerDirectory, Metadata),
+    /// A regular file of one of these layers, or nothing.
+    FileOrNothing(Vec<&'a LayerDirectory>),
+}
+
+impl<'a> Look<'a> {
+    /// Nothing else shows.
+    fn hidden(unsure: Vec<&'a LayerDirectory>) -> Self {
+        if unsure.is_empty() { Self::Nothing } else { Self::FileOrNothing(unsure) }
+    }
 }
 
 impl Directory {
@@ -98,21 +115,49 @@ impl Directory {
     }
 
     /// The layer that an entry shows through from, and what it is there.
-    pub(crate) fn find(&self, name: &OsStr) -> io::Result<Option<(&LayerDirectory, Metadata)>> {
+    pub(crate) fn look(&self, name: &OsStr) -> io::Result<Look<'_>> {
         let mut implied = None;
+        let mut unsure = Vec::new();
         for layer in self.layers() {
+            if implied.is_none() && layer.may_hold(name) {
+                unsure.push(layer);
+                continue;
+            }
             let Some(metadata) = layer.stat(name)? else { continue };
             if implied.is_some() && !metadata.is_directory() {
                 break;
+            }
+            let gone = self.overlay && metadata.is_whiteout();
+            if !gone && !unsure.is_empty() {
+                // Which of them shows is for the files to say.
+                unsure.iter().try_for_each(|layer| layer.stat(name).map(drop))?;
             }
             if layer.implies(name) {
                 implied = Some((layer, metadata));
                 continue;
             }
-            let gone = self.overlay && metadata.is_whiteout();
-            return Ok((!gone).then_some((layer, metadata)));
+            return Ok(if gone { Look::hidden(unsure) } else { Look::Entry(layer, metadata) });
         }
-        Ok(implied)
+        Ok(implied.map_or_else(|| Look::hidden(unsure), |(layer, metadata)| Look::Entry(layer, metadata)))
+    }
+
+    /// The same where an entry that is not known well is of no use.
+    pub(crate) fn find(&self, name: &OsStr) -> io::Result<Option<(&LayerDirectory, Metadata)>> {
+        match self.look(name)? {
+            Look::Nothing => Ok(None),
+            Look::Entry(layer, metadata) => Ok(Some((layer, metadata))),
+            Look::FileOrNothing(layers) => {
+                for layer in &layers {
+                    layer.stat(name)?;
+                }
+                Err(needs_files())
+            }
+        }
+    }
+
+    /// Whether what is no directory may take the name.
+    pub(crate) fn is_no_directory(&self, name: &OsStr) -> io::Result<bool> {
+        Ok(!matches!(self.look(name)?, Look::Entry(_, metadata) if metadata.is_directory()))
     }
 
     /// The entry of that name; a link is not followed.

@@ -9,7 +9,8 @@
 //! layer, as in BuildKit's)? That a name is missing takes the word of every layer down to one that hides the directory
 //! (opaque) or the name (a whiteout), and one new name among thousands is enough. Asking layer by layer would thus
 //! download the same for nearly all copies, one after another instead of side by side. So a store downloads what it does
-//! not know once, and never unpacks it; who wants not even that says `COPY --link`, which asks nothing.
+//! not know once, and never unpacks it. Who wants not even that has a cache that tells it (`outline`), or says `COPY --link`,
+//! which asks nothing.
 //!
 //! An index looks as the layer's directory would look on disk (`disk`): whiteouts are devices 0:0, devices are
 //! placeholders. Unaware of other layers; directories that no entry describes say so (`implied`), as what they look like
@@ -27,6 +28,7 @@ use std::{
 use super::{
     layer::{Attributes, Content},
     metadata::{Kind, Metadata},
+    outline::Unlisted,
 };
 use crate::{
     oci::tar::{ArchiveError, Entry, EntryKind, Limits, TarReader, Timestamp, Xattrs},
@@ -39,11 +41,13 @@ pub(super) const HASH_LIMIT: u64 = 64 << 20;
 /// User databases, which `--chown` looks into, are kept up to this size.
 const KEEP_LIMIT: u64 = 1 << 20;
 
-/// All entries of a layer.
+/// All entries of a layer, or of an [outline](super::outline) all but regular files.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct LayerIndex {
     /// The first one is the root.
     pub(super) nodes: Vec<Node>,
+    /// What an outline has of the files.
+    pub(super) unlisted: Option<Unlisted>,
 }
 
 /// One inode.
@@ -60,6 +64,8 @@ pub(super) struct Node {
     pub opaque: bool,
     /// Is there only because something in it is.
     pub implied: bool,
+    /// Files lie in it that are not among its children.
+    pub has_unlisted: bool,
     pub device: Option<Device>,
     pub target: Vec<u8>,
     pub xattrs: Xattrs,
@@ -84,7 +90,7 @@ pub(crate) fn needs_files() -> io::Error {
 /// below, or goes through links of its own.
 pub fn index_layer(tar: impl Read, limits: Limits) -> Result<Option<LayerIndex>, Error> {
     let mut reader = TarReader::with_limits(tar, limits);
-    let mut index = LayerIndex { nodes: vec![Node::implied_directory()] };
+    let mut index = LayerIndex { nodes: vec![Node::implied_directory()], unlisted: None };
     let mut is_whole = true;
     while let Some(entry) = reader.next_entry()? {
         is_whole = is_whole && index.add(&entry, &mut reader).map_err(|error| Error::Archive(ArchiveError::Read(error)))?;
@@ -244,6 +250,7 @@ impl Node {
             links: 1,
             opaque: false,
             implied: false,
+            has_unlisted: false,
             device: None,
             target: Vec::new(),
             xattrs: Vec::new(),
@@ -257,7 +264,7 @@ impl Node {
         Self { mode: 0o755, implied: true, ..Self::empty(Kind::Directory) }
     }
 
-    fn whiteout() -> Self {
+    pub(super) fn whiteout() -> Self {
         Self::empty(Kind::CharDevice)
     }
 
@@ -318,7 +325,7 @@ impl LayerIndex {
 
     /// One of the few files whose content is kept.
     pub(super) fn open_file(&self, at: u32, name: &OsStr) -> io::Result<File> {
-        let content = self.find(at, name).and_then(|(_, node)| node.content.as_ref()).ok_or_else(needs_files)?;
+        let content = self.find(at, name).and_then(|(_, node)| node.content.as_ref()).ok_or_else(|| self.lacking())?;
         let mut file = File::from(rustix::fs::memfd_create("content", rustix::fs::MemfdFlags::CLOEXEC)?);
         file.write_all(content)?;
         file.rewind()?;
@@ -336,7 +343,15 @@ impl IndexedDirectory {
         Self { index, node: 0 }
     }
 
-    fn here(&self) -> &Node {
+    pub(super) fn index(&self) -> &LayerIndex {
+        &self.index
+    }
+
+    pub(super) fn number(&self) -> u32 {
+        self.node
+    }
+
+    pub(super) fn here(&self) -> &Node {
         &self.index.nodes[self.node as usize]
     }
 
@@ -360,16 +375,16 @@ impl IndexedDirectory {
         self.index.find(self.node, name).is_some_and(|(_, node)| node.implied)
     }
 
-    pub(super) fn stat(&self, name: &OsStr) -> Option<Metadata> {
-        self.index.stat(self.node, name)
+    pub(super) fn stat(&self, name: &OsStr) -> io::Result<Option<Metadata>> {
+        if self.may_hold(name.as_bytes()) { Err(self.index.lacking()) } else { Ok(self.index.stat(self.node, name)) }
     }
 
     pub(super) fn child(&self, name: &OsStr) -> Option<Self> {
         self.index.child(self.node, name).map(|node| Self { index: self.index.clone(), node })
     }
 
-    pub(super) fn names(&self) -> Vec<(OsString, bool)> {
-        self.index.names(self.node)
+    pub(super) fn names(&self) -> io::Result<Vec<(OsString, bool)>> {
+        if self.here().has_unlisted { Err(self.index.lacking()) } else { Ok(self.index.names(self.node)) }
     }
 
     pub(super) fn read_link(&self, name: &OsStr) -> io::Result<OsString> {
@@ -385,6 +400,6 @@ impl IndexedDirectory {
     }
 
     pub(super) fn content(&self, name: &OsStr) -> io::Result<Content> {
-        self.index.find(self.node, name).and_then(|(_, node)| node.digest).map(Content::Digest).ok_or_else(needs_files)
+        self.index.find(self.node, name).and_then(|(_, node)| node.digest).map(Content::Digest).ok_or_else(|| self.index.lacking())
     }
 }

@@ -14,7 +14,8 @@ const MAGIC: &[u8] = b"rbuild layer index 1\n";
 /// An index of ten million entries is larger than any that is meant.
 const SIZE_LIMIT: usize = 1 << 31;
 
-const KINDS: [Kind; 7] = [Kind::File, Kind::Directory, Kind::Symlink, Kind::Fifo, Kind::CharDevice, Kind::BlockDevice, Kind::Socket];
+pub(super) const KINDS: [Kind; 7] =
+    [Kind::File, Kind::Directory, Kind::Symlink, Kind::Fifo, Kind::CharDevice, Kind::BlockDevice, Kind::Socket];
 
 impl LayerIndex {
     /// The index as bytes.
@@ -37,7 +38,7 @@ impl LayerIndex {
         let count = rest.u32()?;
         let nodes: Vec<Node> = (0..count).map(|_| rest.node(count)).collect::<Option<_>>()?;
         let has_root = nodes.first().is_some_and(|root| root.kind == Kind::Directory);
-        (has_root && rest.0.is_empty()).then_some(Self { nodes })
+        (has_root && rest.0.is_empty()).then_some(Self { nodes, unlisted: None })
     }
 }
 
@@ -127,6 +128,24 @@ impl Rest<'_> {
         }
         let modified = Timestamp { seconds, nanoseconds };
         let (opaque, implied) = (has(0), has(1));
-        Some(Node { kind, mode, uid, gid, size, modified, links, opaque, implied, device, target, xattrs, digest, content, children })
+        let has_unlisted = false;
+        Some(Node {
+            kind,
+            mode,
+            uid,
+            gid,
+            size,
+            modified,
+            links,
+            opaque,
+            implied,
+            has_unlisted,
+            device,
+            target,
+            xattrs,
+            digest,
+            content,
+            children,
+        })
     }
 }

@@ -26,7 +26,7 @@ use super::{
     xattrs,
 };
 use crate::{
-    oci::tar::Xattrs,
+    oci::tar::{Timestamp, Xattrs},
     snapshot::disk::{self, Device},
 };
 
@@ -131,11 +131,21 @@ impl LayerDirectory {
         matches!(self, Self::Indexed(directory) if directory.implies(name))
     }
 
+    /// Whether a regular file of that name may be here, which only the layer's files can tell.
+    pub(crate) fn may_hold(&self, name: &OsStr) -> bool {
+        matches!(self, Self::Indexed(directory) if directory.may_hold(name.as_bytes()))
+    }
+
+    /// Whether such a file may have been changed at that time.
+    pub(crate) fn may_have_time(&self, time: Timestamp) -> bool {
+        matches!(self, Self::Indexed(directory) if directory.may_have_time(time))
+    }
+
     /// The entry of that name, a whiteout too.
     pub(crate) fn stat(&self, name: &OsStr) -> io::Result<Option<Metadata>> {
         match self {
             Self::Open(fd) => stat_at(fd.as_fd(), name),
-            Self::Indexed(directory) => Ok(directory.stat(name)),
+            Self::Indexed(directory) => directory.stat(name),
             Self::Sketched(directory) => Ok(directory.stat(name)),
         }
     }
@@ -148,7 +158,7 @@ impl LayerDirectory {
                 Err(Errno::NOTDIR | Errno::LOOP) => Ok(Step::Other),
                 Err(error) => Err(error.into()),
             },
-            Self::Indexed(directory) => Ok(match (directory.stat(name), directory.child(name)) {
+            Self::Indexed(directory) => Ok(match (directory.stat(name)?, directory.child(name)) {
                 (_, Some(child)) => Step::Directory(Self::Indexed(child)),
                 (Some(_), None) => Step::Other,
                 (None, None) => Step::Missing,
@@ -176,7 +186,7 @@ impl LayerDirectory {
     pub(crate) fn names(&self, overlay: bool) -> io::Result<Vec<(OsString, bool)>> {
         match self {
             Self::Open(fd) => names_in(fd.as_fd(), overlay),
-            Self::Indexed(directory) => Ok(directory.names()),
+            Self::Indexed(directory) => directory.names(),
             Self::Sketched(directory) => Ok(directory.names()),
         }
     }

@@ -13,7 +13,11 @@ mod index;
 mod index_file;
 mod layer;
 mod metadata;
+mod outline;
+mod outline_file;
+mod rice;
 mod sketch;
+mod unpacked;
 mod walk;
 pub(crate) mod xattrs;
 
@@ -35,13 +39,15 @@ use rustix::{
 };
 
 pub use directory::Directory;
-pub(crate) use directory::{set_owner, set_times};
+pub(crate) use directory::{Look, set_owner, set_times};
 pub use index::{LayerIndex, index_layer};
 pub(crate) use layer::{Content, LayerDirectory, Step, file_xattrs};
 pub(crate) use metadata::timespec;
 pub use metadata::{Kind, Metadata};
+pub use outline_file::{Outlines, read_outlines, write_outlines};
 pub(crate) use sketch::{Body, FileSource, LastPath, NewEntry, OpenSource, Settled, SketchedEntry, needs_directory};
 pub use sketch::{Sketch, is_directory_needed};
+pub use unpacked::index_unpacked;
 
 pub use super::Timestamp;
 pub(crate) use walk::{Place, clean, walk, walk_seen};
@@ -259,7 +265,7 @@ impl LayeredRoot {
                 let name = place.directory.path().file_name().ok_or(Errno::BUSY)?.to_owned();
                 place.directory.parent().remove(&name)
             }
-            [name] if place.last.is_some() => place.directory.remove(name),
+            [name] if place.last()?.is_some() => place.directory.remove(name),
             _ => Err(Errno::NOENT.into()),
         }
     }
@@ -279,7 +285,7 @@ pub(crate) fn ensure_directory(
     new: NewDirectory,
     ownership: Ownership,
 ) -> io::Result<(Arc<Directory>, Vec<Arc<Directory>>)> {
-    if place.last.is_some() {
+    if place.last()?.is_some() {
         return Err(Errno::NOTDIR.into());
     }
     let mut directory = place.directory.clone();

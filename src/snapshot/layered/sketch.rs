@@ -140,7 +140,7 @@ impl Default for Sketch {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let begun = Timestamp { seconds: since.as_secs().cast_signed(), nanoseconds: since.subsec_nanos() };
         let root = Node { mode: 0o755, modified: begun, ..Node::empty(Kind::Directory) };
-        let state = State { index: LayerIndex { nodes: vec![root] }, sources: HashMap::new() };
+        let state = State { index: LayerIndex { nodes: vec![root], unlisted: None }, sources: HashMap::new() };
         Self { state: Mutex::new(state), begun }
     }
 }

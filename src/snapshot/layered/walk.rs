@@ -13,7 +13,7 @@ use std::{
 use rustix::io::Errno;
 
 use super::{
-    directory::Directory,
+    directory::{Directory, Look},
     metadata::{Kind, Metadata},
 };
 
@@ -27,11 +27,35 @@ pub(crate) struct Place {
     pub(crate) directory: Arc<Directory>,
     /// What is left: nothing if the path is that directory, one name for an entry in it, more if parents are missing.
     pub(crate) rest: Vec<OsString>,
-    /// The entry that the one name left has, if it exists; never a directory.
-    pub(crate) last: Option<Metadata>,
+    last: Last,
+}
+
+/// What the one name left is.
+#[derive(Debug)]
+enum Last {
+    /// Nothing, or there are more names or none.
+    Missing,
+    /// Never a directory.
+    Entry(Metadata),
+    /// Only the files of a layer can tell.
+    FileOrMissing,
 }
 
 impl Place {
+    /// Names that are missing in a directory.
+    pub(crate) fn missing(directory: Arc<Directory>, rest: Vec<OsString>) -> Self {
+        Self { directory, rest, last: Last::Missing }
+    }
+
+    /// The entry that the one name left has, if it exists; never a directory.
+    pub(crate) fn last(&self) -> io::Result<Option<Metadata>> {
+        match &self.last {
+            Last::Missing => Ok(None),
+            Last::Entry(metadata) => Ok(Some(metadata.clone())),
+            Last::FileOrMissing => self.directory.stat(&self.rest[0]),
+        }
+    }
+
     pub(crate) fn path(&self) -> PathBuf {
         Path::new("/").join(self.directory.path()).join(self.rest.iter().collect::<PathBuf>())
     }
@@ -45,7 +69,7 @@ impl Place {
                 result => result.map(Some),
             };
         }
-        Ok(self.last.clone())
+        self.last()
     }
 
     pub(crate) fn is_directory(&self) -> bool {
@@ -81,9 +105,15 @@ pub(crate) fn walk_seen(
             continue;
         }
         let is_last = pending.is_empty();
-        let metadata = match directory.stat(&name)? {
+        let found = match directory.look(&name)? {
+            Look::Nothing => None,
+            Look::Entry(_, metadata) => Some(metadata),
+            Look::FileOrNothing(_) if is_last => return Ok(Place { directory, rest: vec![name], last: Last::FileOrMissing }),
+            Look::FileOrNothing(_) => directory.stat(&name)?,
+        };
+        let metadata = match found {
             Some(metadata) if is_seen(&directory, &name, &metadata)? => metadata,
-            _ => return Ok(Place { directory, rest: rest(name, pending), last: None }),
+            _ => return Ok(Place::missing(directory, rest(name, pending))),
         };
         match metadata.kind {
             Kind::Directory => directory = directory.child(&name)?.ok_or(Errno::NOENT)?,
@@ -98,11 +128,11 @@ pub(crate) fn walk_seen(
                 }
                 pending.extend(clean(&target).into_iter().rev());
             }
-            _ if is_last => return Ok(Place { directory, rest: vec![name], last: Some(metadata) }),
+            _ if is_last => return Ok(Place { directory, rest: vec![name], last: Last::Entry(metadata) }),
             _ => return Err(Errno::NOTDIR.into()),
         }
     }
-    Ok(Place { directory, rest: Vec::new(), last: None })
+    Ok(Place::missing(directory, Vec::new()))
 }
 
 fn rest(name: OsString, mut pending: Vec<OsString>) -> Vec<OsString> {

@@ -1,7 +1,9 @@
-//! A proxy in front of a registry that writes down what is asked of it: HTTP/1.1, one request per connection.
+//! A proxy in front of a registry that writes down what is asked of it, and how much is moved: HTTP/1.1, one request per
+//! connection.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -11,19 +13,31 @@ use super::fake::insecure;
 pub struct Witness {
     address: String,
     seen: Arc<Mutex<Vec<String>>>,
+    moved: Arc<AtomicU64>,
+}
+
+/// Counts what is read before it is passed on.
+struct Counted<R>(R, Arc<AtomicU64>);
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.0.read(buffer)?;
+        self.1.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
 }
 
 impl Witness {
     /// In front of the registry at `address`.
     pub fn of(address: &str) -> Witness {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let witness = Witness { address: listener.local_addr().unwrap().to_string(), seen: Arc::default() };
-        let (registry, seen) = (address.to_owned(), witness.seen.clone());
+        let witness = Witness { address: listener.local_addr().unwrap().to_string(), seen: Arc::default(), moved: Arc::default() };
+        let (registry, seen, moved) = (address.to_owned(), witness.seen.clone(), witness.moved.clone());
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                let (registry, seen) = (registry.clone(), seen.clone());
+                let (registry, seen, moved) = (registry.clone(), seen.clone(), moved.clone());
                 // Whoever breaks off does so on both sides.
-                thread::spawn(move || pass_on(client, &registry, &seen));
+                thread::spawn(move || pass_on(client, &registry, &seen, &moved));
             }
         });
         witness
@@ -43,9 +57,14 @@ impl Witness {
     pub fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.seen.lock().unwrap())
     }
+
+    /// Bytes that went either way since the last call, heads included.
+    pub fn moved(&self) -> u64 {
+        self.moved.swap(0, Ordering::Relaxed)
+    }
 }
 
-fn pass_on(mut client: TcpStream, registry: &str, seen: &Mutex<Vec<String>>) -> std::io::Result<()> {
+fn pass_on(mut client: TcpStream, registry: &str, seen: &Mutex<Vec<String>>, moved: &Arc<AtomicU64>) -> std::io::Result<()> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -58,13 +77,14 @@ fn pass_on(mut client: TcpStream, registry: &str, seen: &Mutex<Vec<String>>) -> 
     }
     let first = String::from_utf8_lossy(&head);
     seen.lock().unwrap().push(first.split(" HTTP/").next().unwrap_or_default().to_owned());
+    moved.fetch_add(head.len() as u64, Ordering::Relaxed);
     let mut server = TcpStream::connect(registry)?;
     head.truncate(head.len() - 2);
     head.extend_from_slice(b"Connection: close\r\n\r\n");
     server.write_all(&head)?;
-    let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
+    let (mut from, mut to) = (Counted(client.try_clone()?, moved.clone()), server.try_clone()?);
     let sending = thread::spawn(move || std::io::copy(&mut from, &mut to));
-    std::io::copy(&mut server, &mut client)?;
+    std::io::copy(&mut Counted(server.try_clone()?, moved.clone()), &mut client)?;
     client.shutdown(Shutdown::Both)?;
     server.shutdown(Shutdown::Both)?;
     let _ = sending.join();
