@@ -50,7 +50,7 @@ fn build_and_show(cli: &Cli, args: &BuildArgs, found: &mut Found) -> Result<Exit
     let after = shell::OnError::of(args)?;
     check_told_files(args)?;
     let mut request = request::request(args, wanted.first_form()?.policy)?;
-    wanted.check_platforms(request.plans.len())?;
+    wanted.check_platforms(request.plans.len(), &attestations)?;
     request.wants_files = wanted.has_files();
     let mut source = attestations.source(args, wanted.is_pushed()? || args.metadata_file.is_some());
     let entered = services::enter(cli)?;

@@ -60,6 +60,9 @@ impl From<ExportError> for Failure {
             ExportError::DockerNeedsOnePlatform => {
                 Self::usage(error.to_string()).with_hint("say one --platform, or write an OCI layout, which has all of them")
             }
+            ExportError::IndexAnnotations => {
+                Self::usage(error.to_string()).with_hint("an image is in an index with several --platform, or with --attest-form=index")
+            }
             _ => Self::new(chain(&error)),
         }
     }

@@ -153,6 +153,8 @@ fn what_is_wrong_with_outputs_is_said_before_anything_is_built() {
         (&["-o", "type=oci,dest=../out/x", "-o", "type=docker,dest=./../out/x"], "two outputs go to "),
         (&["-o", "type=docker,dest=../out/x", "--platform", "linux/amd64,linux/arm64"], "exporting manifest lists"),
         (&["--load", "--platform", "linux/amd64,linux/arm64"], "exporting manifest lists"),
+        (&["-o", "type=image,annotation-index.a=b"], "index annotations not supported for single platform export"),
+        (&["--annotation", "index:a=b"], "index annotations not supported for single platform export"),
         (&["-o", "type=registry,push-by-digest=true,name=h.example/app:1"], "can't push tagged ref h.example/app:1 by digest"),
         (&["-o", "type=image,dangling-name-prefix=UPPER"], "dangling-name-prefix=UPPER"),
         (&["--metadata-file", "../no/such/file"], "--metadata-file: there is no directory"),

@@ -110,7 +110,7 @@ impl Form {
     pub fn write_top(&self, manifests: &[Descriptor], attestations: Vec<Descriptor>, services: &Services) -> Result<Descriptor, Failure> {
         if let ([manifest], []) = (manifests, attestations.as_slice()) {
             if !self.annotations(AnnotationKind::Index, None).is_empty() {
-                return Err(Failure::new(chain(&export::ExportError::IndexAnnotations)));
+                return Err(export::ExportError::IndexAnnotations.into());
             }
             return Ok(Descriptor { annotations: Annotations::new(), ..manifest.clone() });
         }

@@ -24,7 +24,7 @@ use crate::{
     build::{Layer, Outcome, Progress, Services, chain, short},
     cli::{
         annotations::{Annotation, AnnotationKind},
-        attest::Attester,
+        attest::{Attestations, Attester},
         failure::Failure,
         outputs::{OutputKind, OutputSpec},
     },
@@ -95,8 +95,15 @@ impl Wanted {
         Ok(())
     }
 
-    /// What can be known to be wrong with an image of so many platforms.
-    pub fn check_platforms(&self, count: usize) -> Result<(), Failure> {
+    /// What can be known to be wrong with an image of so many platforms, which statements may put into an index.
+    pub fn check_platforms(&self, count: usize, attestations: &Attestations) -> Result<(), Failure> {
+        let has_index = count > 1 || attestations.in_index || attestations.are_asked_for();
+        let images = self.outputs.iter().filter(|output| output.is_image());
+        for form in images.map(|output| self.form(output)).chain([self.first_form()]) {
+            if !has_index && !form?.annotations(AnnotationKind::Index, None).is_empty() {
+                return Err(export::ExportError::IndexAnnotations.into());
+            }
+        }
         match self.outputs.iter().find(|output| count > 1 && output.kind == OutputKind::Docker) {
             Some(_) => Err(export::ExportError::DockerNeedsOnePlatform.into()),
             None => Ok(()),
