@@ -61,6 +61,7 @@ fn build_and_show(cli: &Cli, args: &BuildArgs, found: &mut Found) -> Result<Exit
     found.dockerfile.clone_from(&request.dockerfile_name);
     let watcher = Arc::new(lint::Watcher::new(reporter.clone(), &request.dockerfile_name));
     let steps = write::Steps::new(watcher.clone());
+    services::tell(&services.client, &steps);
     let result = services::drive(runtime, &services, async {
         // Fetched trees stay until everything is written.
         let fetched = contexts::fetch(args, &request::remote_contexts(args), &mut request, &services).await?;
@@ -197,7 +198,7 @@ fn push_client(output: &OutputSpec, wanted: &write::Wanted, services: &build::Se
         return Ok(services.client.clone());
     }
     let hosts: Vec<String> = wanted.names(output)?.iter().map(|name| name.registry().to_owned()).collect();
-    services::client(&hosts)
+    Ok(services.client.with_insecure(&hosts))
 }
 
 struct CancelOnDrop(Arc<Cancel>);

@@ -135,7 +135,7 @@ impl Location {
             Self::Directory(path) if is_written => Depot::new_directory(path).await.map_err(fail)?,
             Self::Directory(path) => Depot::directory(path).await.map_err(fail)?,
             Self::Registry(name) => {
-                let client = if insecure { services::client(&[name.registry().to_owned()])? } else { services.client.clone() };
+                let client = if insecure { services.client.with_insecure(&[name.registry().to_owned()]) } else { services.client.clone() };
                 Depot::Registry { client, name: name.clone() }
             }
         })

@@ -83,7 +83,7 @@ pub fn copy(cli: &Cli, args: &CopyArgs) -> Result<ExitCode, Failure> {
         Location::Registry(name) if args.insecure => Some(name.registry().to_owned()),
         _ => None,
     });
-    let client = services::client(&hosts.collect::<Vec<_>>())?;
+    let client = services.client.with_insecure(&hosts.collect::<Vec<_>>());
     let runtime = services::runtime()?;
     let digest = runtime.block_on(async {
         let top = bring(&source, &services, &client).await?;
@@ -111,6 +111,7 @@ async fn take(top: &Descriptor, source: &Location, to: &Location, services: &Ser
     let fail = Failure::from;
     if let Location::Registry(name) = to {
         let (reporter, steps) = absent::shown();
+        services::tell(client, &steps);
         let (obtain, from) = match source {
             Location::Registry(source) => (from_registry(source, services, client), vec![source.clone()]),
             _ => (absent::obtain(services.fetcher(), &steps), Absent::of(store, top)?.places()),

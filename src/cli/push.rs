@@ -50,6 +50,7 @@ pub fn push(cli: &Cli, args: &PushArgs) -> Result<ExitCode, Failure> {
     let mode = if args.quiet { Mode::Quiet } else { place.mode("auto").unwrap_or(Mode::Plain) };
     let reporter = Reporter::new(mode, place);
     let steps = write::Steps::new(reporter.clone());
+    services::tell(&services.client, &steps);
     for name in &args.names {
         let top = find::descriptor(&services.store, name)?;
         let mut targets = if others.is_empty() { vec![own_name(&services.store, name)?] } else { others.clone() };
@@ -58,7 +59,7 @@ pub fn push(cli: &Cli, args: &PushArgs) -> Result<ExitCode, Failure> {
             targets.extend(tagged);
         }
         let insecure: Vec<String> = targets.iter().filter(|_| args.insecure).map(|name| name.registry().to_owned()).collect();
-        let client = if insecure.is_empty() { services.client.clone() } else { services::client(&insecure)? };
+        let client = if insecure.is_empty() { services.client.clone() } else { services.client.with_insecure(&insecure) };
         let mount_from = Absent::of(&services.store, &top)?.places();
         let obtain = absent::obtain(services.fetcher(), &steps);
         let pushed = runtime.block_on(write::push(&top, &targets, &mount_from, &*obtain, &client, &services, &steps));

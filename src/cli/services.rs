@@ -2,20 +2,24 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use crate::{
-    build::{Services, SourceOptions, chain},
-    cli::{args::Cli, environment, failure::Failure},
+    build::{Event, Progress as _, Services, SourceOptions, chain},
+    cli::{args::Cli, environment, failure::Failure, write},
     oci::Reference,
-    registry::{self, Client, ClientOptions, Configuration},
+    registry::{self, Client, ClientOptions, Configuration, Listener, Notice},
     sandbox::{self, EnterError, Entered, Rung},
     store::Store,
 };
 
 /// As long as work that was given up may take to clean up after itself.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A pause that is told.
+const FELT: Duration = Duration::from_secs(1);
 
 /// Enters the user namespace. The first thing a verb does that needs it: there must be one thread.
 pub fn enter(cli: &Cli) -> Result<Entered, Failure> {
@@ -99,7 +103,7 @@ impl RegistryAdjustments {
             configuration.add_authorities(read(path)?.into_bytes());
         }
         self.insecure.iter().for_each(|host| configuration.mark_insecure(host));
-        Ok(Client::new(configuration, ClientOptions::default()))
+        Ok(client_of(configuration))
     }
 }
 
@@ -112,7 +116,31 @@ pub fn configuration() -> Result<Configuration, Failure> {
 pub fn client(insecure: &[String]) -> Result<Client, Failure> {
     let mut configuration = configuration()?;
     insecure.iter().for_each(|host| configuration.mark_insecure(host));
-    Ok(Client::new(configuration, ClientOptions::default()))
+    Ok(client_of(configuration))
+}
+
+/// Says on standard error what delays it, until something shows progress.
+fn client_of(configuration: Configuration) -> Client {
+    let listener = Listener::new(|notice| worth_telling(&notice).iter().for_each(|text| eprintln!("{text}")));
+    Client::new(configuration, ClientOptions { listener, ..ClientOptions::default() })
+}
+
+/// Shows among `steps` what delays the client.
+pub fn tell(client: &Client, steps: &Arc<write::Steps>) {
+    let steps = steps.clone();
+    client.listen(move |notice| {
+        if let Some(text) = worth_telling(&notice) {
+            steps.event(Event::Note { step: None, text: &text });
+        }
+    });
+}
+
+/// A pause that nobody feels is nobody's business.
+fn worth_telling(notice: &Notice) -> Option<String> {
+    match notice {
+        Notice::Retrying { error, delay } if *delay < FELT && !matches!(error, registry::Error::Stalled { .. }) => None,
+        notice => Some(notice.to_string()),
+    }
 }
 
 /// Opens the store, made if it is not there.

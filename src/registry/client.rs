@@ -33,7 +33,20 @@ pub struct ClientOptions {
     /// Where credential helpers are searched instead of `$PATH`.
     pub helper_path: Option<OsString>,
     /// Told what the user may want to know while waiting.
-    pub notice: Option<Arc<dyn Fn(Notice) + Send + Sync>>,
+    pub listener: Listener,
+}
+
+/// Who is told, if anybody: all clients that were made of one another have the same.
+#[derive(Clone, Default)]
+pub struct Listener(Arc<Mutex<Option<Arc<Tell>>>>);
+
+type Tell = dyn Fn(Notice) + Send + Sync;
+
+impl Listener {
+    /// Tells this one.
+    pub fn new(tell: impl Fn(Notice) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Mutex::new(Some(Arc::new(tell)))))
+    }
 }
 
 /// How long to wait for what.
@@ -85,7 +98,7 @@ impl Default for ClientOptions {
             retry: RetryPolicy::default(),
             timeouts: Timeouts::default(),
             helper_path: None,
-            notice: None,
+            listener: Listener::default(),
         }
     }
 }
@@ -147,6 +160,18 @@ impl Client {
         Self::new(self.inner.configuration.clone(), options)
     }
 
+    /// One that takes plain http and unverified TLS from these hosts too.
+    pub fn with_insecure(&self, hosts: &[String]) -> Self {
+        let mut configuration = self.inner.configuration.clone();
+        hosts.iter().for_each(|host| configuration.mark_insecure(host));
+        Self::new(configuration, self.inner.options.clone())
+    }
+
+    /// Tells another from now on, also for the clients that were made of this one.
+    pub fn listen(&self, tell: impl Fn(Notice) + Send + Sync + 'static) {
+        *self.inner.options.listener.0.lock().expect("no panic while locked") = Some(Arc::new(tell));
+    }
+
     /// The passwords and tokens of the user's credential files, by host; those of credential helpers are not asked for.
     pub fn passwords(&self) -> Vec<(String, String)> {
         self.inner.configuration.credentials().iter().flat_map(super::credentials::CredentialFile::passwords).collect()
@@ -197,8 +222,9 @@ impl Client {
     }
 
     fn notice(&self, notice: Notice) {
-        if let Some(listener) = &self.inner.options.notice {
-            listener(notice);
+        let told = self.inner.options.listener.0.lock().expect("no panic while locked").clone();
+        if let Some(tell) = told {
+            tell(notice);
         }
     }
 }

@@ -31,7 +31,7 @@ mod retry;
 mod select;
 mod upload;
 
-pub use client::{Client, ClientOptions, Notice, Timeouts};
+pub use client::{Client, ClientOptions, Listener, Notice, Timeouts};
 pub use configuration::{ConfigPaths, Configuration};
 pub use credentials::Credential;
 pub use download::Received;

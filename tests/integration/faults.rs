@@ -137,6 +137,16 @@ fn a_server_error_is_tried_again() {
 }
 
 #[test]
+fn a_wait_that_a_registry_asks_for_is_told() {
+    let failures = std::sync::atomic::AtomicUsize::new(0);
+    let registry = FakeRegistry::serve(image(), move |request| {
+        let failing = request.path.contains("/manifests/") && failures.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 1;
+        failing.then(|| Reply::error(429, "TOOMANYREQUESTS").header("Retry-After", "1"))
+    });
+    bed(&registry).build(&[]).succeeds().says("too many requests").says("trying again in 1.0 s");
+}
+
+#[test]
 fn a_layer_larger_than_its_descriptor_is_refused() {
     let mut image = image();
     let manifest = String::from_utf8(image.manifest.clone()).unwrap();

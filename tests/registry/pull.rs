@@ -7,7 +7,7 @@ use std::sync::{
 
 use rbuild::{
     oci::{Digest, media_type},
-    registry::{Client, Configuration, Error},
+    registry::{Client, Configuration, Error, Listener},
 };
 
 use crate::{
@@ -166,7 +166,7 @@ async fn a_mirror_that_fails_is_left_at_once() {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let notices = heard.clone();
         let mut options = quick();
-        options.notice = Some(Arc::new(move |notice| notices.lock().unwrap().push(notice.to_string())));
+        options.listener = Listener::new(move |notice| notices.lock().unwrap().push(notice.to_string()));
         let client = Client::new(configuration, options);
         let image = reference(&original.address, "app:1");
         let resolved = client.resolve(&image).await.unwrap();

@@ -7,7 +7,7 @@ use std::sync::{
 
 use rbuild::{
     oci::{Descriptor, Digest, Manifest, Reference, media_type},
-    registry::{Client, ClientOptions, Configuration, Credential, Error, Pushed},
+    registry::{Client, ClientOptions, Configuration, Credential, Error, Listener, Pushed},
 };
 
 use crate::{
@@ -107,7 +107,7 @@ async fn survive(registry: &RealRegistry, seed: u64) {
     let proxy = FlakyProxy::start(&registry.address, 30, seed);
     let notices = Arc::new(Mutex::new(Vec::new()));
     let heard = notices.clone();
-    let options = ClientOptions { notice: Some(Arc::new(move |notice| heard.lock().unwrap().push(notice.to_string()))), ..quick() };
+    let options = ClientOptions { listener: Listener::new(move |notice| heard.lock().unwrap().push(notice.to_string())), ..quick() };
     let client = Client::new(Configuration::default(), options);
     let image = reference(&proxy.address, &format!("app{seed}:1"));
     let (digest, _) = push_image(&client, &image, &layers, &[]).await;

@@ -33,7 +33,7 @@ use self::{
 pub use self::{read::Caches, write::export};
 use crate::{
     build::{BuildkitCache, CacheEntry, CacheMode, Outcome, Services},
-    cli::{args::BuildArgs, failure::Failure, services},
+    cli::{args::BuildArgs, failure::Failure},
     oci::{Descriptor, Digest, ImageConfig, Reference},
     registry::Client,
 };
@@ -144,8 +144,8 @@ fn inline(text: &[u8], layers: &[Descriptor]) -> Result<Part, String> {
     BuildkitCache::of_image(&records, &config, layers).map(Part::Buildkit)
 }
 
-fn client(name: &Reference, insecure: bool, services: &Services) -> Result<Client, Failure> {
-    if insecure { services::client(&[name.registry().to_owned()]) } else { Ok(services.client.clone()) }
+fn client(name: &Reference, insecure: bool, services: &Services) -> Client {
+    if insecure { services.client.with_insecure(&[name.registry().to_owned()]) } else { services.client.clone() }
 }
 
 /// Keys of a cache whose values are nobody's business.

@@ -73,7 +73,7 @@ impl Caches {
             let spec = Spec::parse("--cache-from", text)?;
             let added = match &spec.place {
                 Place::Registry { name, insecure } => {
-                    let client = client(name, *insecure, services)?.with_options(|options| be_hasty(options, spec.patience));
+                    let client = client(name, *insecure, services).with_options(|options| be_hasty(options, spec.patience));
                     caches.add_registry(name, client, &args.cache_trust).await
                 }
                 Place::Local { path, tag, digest, .. } => caches.add_directory(path, tag, digest.as_ref(), &args.cache_trust),

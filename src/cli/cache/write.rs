@@ -47,7 +47,7 @@ pub async fn export(
         let top = write_manifest(&entries, outlines, writer, services)?;
         let written = match &spec.place {
             Place::Registry { name, insecure } => {
-                let client = client(name, *insecure, services)?;
+                let client = client(name, *insecure, services);
                 let obtain = obtain(caches);
                 write::push(&top, std::slice::from_ref(name), &[], &*obtain, &client, services, steps).await
             }
