@@ -247,3 +247,22 @@ fn images_are_joined_by_their_manifests_alone() {
     layers.sort();
     assert_eq!(layer_gets(&witness, &layers), layers);
 }
+
+#[test]
+fn a_cache_is_written_without_the_base() {
+    let layers = base_layers();
+    let witness = Witness::of(Registry::stand_in().address());
+    let unique = Bed::caller().path("").file_name().unwrap().to_string_lossy().to_lowercase();
+    for mode in ["min", "max"] {
+        for place in [format!("type=registry,ref={}/lazy-{unique}-{mode}", witness.address()), "type=local,dest=../out/cache".to_owned()] {
+            let bed = lazy_bed(&witness, Bed::caller());
+            bed.build(&["--cache-to", &format!("{place},mode={mode}")]).succeeds();
+            let again = lazy_bed(&witness, Bed::caller());
+            let from = place.replace("dest=../out", &format!("src={}", bed.path("out").display()));
+            again.run(&["prune", "--all"]).succeeds();
+            again.build(&["-t", "app", "--cache-from", &from]).succeeds().says("CACHED");
+            assert_eq!(again.digest("app"), bed.digest("app"), "{place}");
+            assert_eq!(layer_gets(&witness, &layers), [""; 0], "{place}");
+        }
+    }
+}

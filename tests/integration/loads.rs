@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Bed, Outcome, User, skip, tool};
+use crate::support::{Bed, Outcome, Registry, User, Witness, skip, tool};
 
 fn is_installed(program: &str) -> bool {
     std::env::split_paths("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").any(|folder| folder.join(program).exists())
@@ -57,6 +57,19 @@ fn succeeds(command: &mut Command) -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
+/// Loads from a store that has never seen the base, which whoever takes the image has: nothing of the base is fetched.
+fn load_on_a_base_that_is_there(user: User, environment: &[(&str, String)]) {
+    let witness = Witness::of(Registry::stand_in().address());
+    let fresh = bed(user);
+    fresh.registries(&witness.configuration());
+    fresh.dockerfile(&format!("FROM {}/library/alpine\nCOPY --link hello /again\n", witness.address()));
+    let outcome = load(&fresh, environment, &["-t", "again"]);
+    outcome.succeeds().does_not_say("pull sha256");
+    let requests = witness.take();
+    let blobs: Vec<&String> = requests.iter().filter(|line| line.starts_with("GET ") && line.contains("/blobs/")).collect();
+    assert_eq!(blobs.len(), 1, "the config alone: {blobs:?}\n{outcome}");
+}
+
 #[test]
 fn podman_has_the_image_under_all_its_names() {
     if !is_installed("podman") {
@@ -92,6 +105,7 @@ fn podman_has_the_image_under_all_its_names() {
             assert_eq!(image[0]["Digest"], bed.digest("app"), "{inspected}");
             assert!(image[0]["Config"]["Env"].as_array().unwrap().contains(&"WHO=me".into()));
         }
+        load_on_a_base_that_is_there(user, &environment);
         // Rootless files have owners that only podman can remove.
         podman(&["system", "reset", "--force"]).succeeds();
     }
@@ -129,6 +143,8 @@ fn containerd_is_not_sent_what_it_has() {
     for (name, tag) in [("docker.io/library/app:1", "app:1"), ("docker.io/library/app:2", "app:2")] {
         assert!(listed.contains(name) && listed.contains(&bed.digest(tag)), "{listed}");
     }
+    load_on_a_base_that_is_there(User::Caller, &environment);
+    tool(&mut ctr(&["images", "export", &folder.path().join("again.tar").display().to_string(), "docker.io/library/again:latest"]));
     // Whole in there: all of it comes out again.
     tool(&mut ctr(&["images", "export", &folder.path().join("out.tar").display().to_string(), "docker.io/library/app:2"]));
 }
@@ -165,6 +181,28 @@ fn docker_is_not_sent_what_it_has() {
         serde_json::from_str(&tool(&mut docker(&["image", "inspect", "--format", "{{json .RootFS.Layers}}", "app:2"]))).unwrap();
     let ours: serde_json::Value = serde_json::from_str(&bed.run(&["inspect", "--json", "app:2"]).succeeds().out).unwrap();
     assert_eq!(layers, ours["config"]["rootfs"]["diff_ids"]);
+    load_on_a_base_that_is_there(User::Caller, &environment);
+}
+
+/// What is said to be there and is not is fetched after all.
+#[test]
+fn who_lacks_what_they_said_to_have_gets_everything() {
+    let bed = bed(User::Caller);
+    bed.dockerfile("FROM alpine\nCOPY --link hello /\n").build(&["-t", "app"]).succeeds();
+    let told: serde_json::Value = serde_json::from_str(&bed.run(&["inspect", "--json", "app"]).succeeds().out).unwrap();
+    let base = &told["layers"][0];
+    let blob = base["digest"].as_str().unwrap().trim_start_matches("sha256:");
+    assert_eq!(base["inStore"], false, "the base is fetched only when it is needed");
+    let script = format!(
+        "#!/bin/sh\ncase $1 in\nimage) [ $2 = ls ] && echo sha256:1 || echo '[{}]' ;;\ninfo) echo null ;;\n\
+         load) cat > ../out/loaded.tar; echo load >> ../out/asked; tar tf ../out/loaded.tar | grep -q {blob} ;;\nesac\n",
+        base["diffId"]
+    );
+    bed.file("tools/docker", script);
+    fs::set_permissions(bed.path("context/tools/docker"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", bed.path("context/tools").display());
+    load(&bed, &[("PATH", path)], &["-t", "app"]).succeeds().says("pull sha256").says("docker has it, and had 0 of ");
+    assert_eq!(fs::read_to_string(bed.path("out/asked")).unwrap(), "load\nload\n");
 }
 
 #[test]

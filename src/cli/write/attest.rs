@@ -1,6 +1,6 @@
 //! Statements to where the image goes: beside it in a registry, above it in an index, as files among files.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use futures_util::future::try_join_all;
 
@@ -136,7 +136,7 @@ impl Writer<'_> {
             return Ok(Vec::new());
         }
         let made = self.made(&self.wanted.first_form()?).await?;
-        self.complete(&made).await?;
+        self.complete(&made, &BTreeSet::new()).await?;
         let prefix = output.attributes.get("attestation-prefix").cloned().unwrap_or_default();
         let is_split = output.flag("platform-split", made.images.len() > 1)?;
         let mut list = Vec::with_capacity(made.images.len());
@@ -161,7 +161,7 @@ impl Writer<'_> {
 
     /// Package databases are read from layers, those of the base too.
     async fn complete_for_sbom(&self, made: &Made) -> Result<(), Failure> {
-        if self.attester.wanted.sbom { self.complete(made).await } else { Ok(()) }
+        if self.attester.wanted.sbom { self.complete(made, &BTreeSet::new()).await } else { Ok(()) }
     }
 }
 

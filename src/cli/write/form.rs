@@ -1,7 +1,10 @@
 //! The form that an output wants the image in: how its layers are written, which media types, which annotations.
 //! Forms that agree are made once. Unaware of destinations.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::Failure;
 use crate::{
@@ -11,7 +14,7 @@ use crate::{
         outputs::OutputSpec,
     },
     export::{self, ImageOptions},
-    oci::{Annotations, Descriptor, Image, Platform},
+    oci::{Annotations, Descriptor, Digest, Image, Platform},
     snapshot::{Compression, TOC_DIGEST},
 };
 
@@ -76,9 +79,16 @@ impl Form {
         }
     }
 
-    /// Makes sure that the store has the blobs of every layer that `image` took over from its base.
-    pub async fn complete(&self, outcome: &PlatformOutcome, services: &Services, progress: &Arc<dyn Progress>) -> Result<(), Failure> {
-        let blobs = self.taken_over(outcome).map(|layer| layer.blob(self.policy, services, progress));
+    /// Makes sure that the store has the blobs of every layer that `image` took over from its base, but for some.
+    pub async fn complete(
+        &self,
+        outcome: &PlatformOutcome,
+        without: &BTreeSet<Digest>,
+        services: &Services,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<(), Failure> {
+        let is_wanted = |layer: &&Arc<Layer>| layer.base_layer().is_none_or(|base| !without.contains(&base.descriptor.digest));
+        let blobs = self.taken_over(outcome).filter(is_wanted).map(|layer| layer.blob(self.policy, services, progress));
         futures_util::future::try_join_all(blobs).await.map(drop).map_err(Failure::from)
     }
 

@@ -1,11 +1,12 @@
 //! `--load`: the image into docker, podman or containerd, whichever answers first. What it has already is not sent to it
-//! where it allows that; where it turns out not to, it gets everything. Unaware of how images are built.
+//! where it allows that, and need not even be here: who takes the image is asked before it is handed over. Where it turns
+//! out not to have it, it gets everything. Unaware of how images are built and of where layers are fetched from.
 //!
 //! | into | told what is there by | left out |
 //! |---|---|---|
 //! | docker with its own layers | the layers of its images | the first layers that one of them has too |
 //! | docker with containerd's | - | nothing |
-//! | podman | reads the blobs itself, those that it lacks | - |
+//! | podman | the same; reads the blobs that it lacks itself | the same, if it is not here |
 //! | containerd | its list of blobs | those |
 //! | nerdctl | - | nothing |
 
@@ -49,16 +50,31 @@ impl From<Failure> for Refusal {
     }
 }
 
+/// Somebody who takes the image.
+pub struct Taker {
+    who: Who,
+    /// Layers that they have, as far as is known.
+    pub has: BTreeSet<Digest>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Docker,
+    Podman,
+    Nerdctl,
+    Containerd,
+}
+
 impl Load<'_> {
-    /// Hands the image over; tells who took it, and what was not sent.
-    pub fn load(&self) -> Result<String, Failure> {
+    /// The first who answers.
+    pub fn ask(&self) -> Result<Taker, Failure> {
         if media_type::is_index(&self.top.media_type) {
             return Err(Failure::new(chain(&ExportError::DockerNeedsOnePlatform)).with_hint("--load takes one --platform"));
         }
         let mut absent = Vec::new();
-        for load in [Self::to_docker, Self::to_podman, Self::to_nerdctl, Self::to_containerd] {
-            match load(self) {
-                Ok(taken) => return Ok(taken),
+        for who in [Who::Docker, Who::Podman, Who::Nerdctl, Who::Containerd] {
+            match self.what_has(who) {
+                Ok(has) => return Ok(Taker { who, has }),
                 Err(Refusal::Failed(failure)) => return Err(failure),
                 Err(Refusal::Absent(why)) => absent.push(why),
             }
@@ -70,46 +86,82 @@ impl Load<'_> {
             .with_hint("write a file instead: -o type=docker,dest=image.tar"))
     }
 
-    fn to_docker(&self) -> Result<String, Refusal> {
-        let docker = |words: &[&str]| {
-            let mut command = Command::new("docker");
-            command.args(self.context.iter().flat_map(|context| ["--context", context])).args(words);
-            command
-        };
-        let ids = answer(docker(&["image", "ls", "--all", "--quiet", "--no-trunc"]))?;
-        let driver = answer(docker(&["info", "--format", "{{json .DriverStatus}}"])).unwrap_or_default();
-        let manifest = self.manifest()?;
-        let mut known = 0;
-        if !driver.contains("io.containerd.snapshotter") {
-            let ours = self.diff_ids(&manifest)?;
-            let ids: BTreeSet<&str> = ids.lines().collect();
-            for some in ids.iter().copied().collect::<Vec<_>>().chunks(IMAGES_AT_ONCE) {
-                let words = [&["image", "inspect", "--format", "{{json .RootFS.Layers}}"], some].concat();
-                for line in answer(docker(&words)).unwrap_or_default().lines() {
-                    let theirs: Vec<Digest> = serde_json::from_str(line).unwrap_or_default();
-                    known = known.max(ours.iter().zip(&theirs).take_while(|(our, their)| our == their).count());
-                }
+    /// Hands the image over, without the layers that the taker has; tells who took it, and what was not sent.
+    pub fn hand_over(&self, taker: &Taker) -> Result<String, Failure> {
+        match taker.who {
+            Who::Docker => self.send("docker", self.command(taker.who, &["load"]), &taker.has, export::write_docker_archive),
+            Who::Podman => self.to_podman(),
+            Who::Nerdctl => self.send("nerdctl", self.command(taker.who, &["load"]), &taker.has, export::write_docker_archive),
+            Who::Containerd => {
+                self.send("containerd", self.command(taker.who, &["images", "import", "-"]), &taker.has, export::write_oci_archive)
             }
         }
-        let without = first_layers(&manifest, known);
-        self.send("docker", || docker(&["load"]), without, export::write_docker_archive)
+    }
+
+    fn command(&self, who: Who, words: &[&str]) -> Command {
+        let mut command = Command::new(match who {
+            Who::Docker => "docker",
+            Who::Podman => "podman",
+            Who::Nerdctl => "nerdctl",
+            Who::Containerd => "ctr",
+        });
+        match who {
+            Who::Docker => drop(command.args(self.context.iter().flat_map(|context| ["--context", context]))),
+            Who::Podman => drop(command.envs(rootless())),
+            Who::Nerdctl | Who::Containerd => {}
+        }
+        command.args(words);
+        command
+    }
+
+    /// Which of the image's layers somebody has.
+    fn what_has(&self, who: Who) -> Result<BTreeSet<Digest>, Refusal> {
+        let manifest = self.manifest()?;
+        match who {
+            Who::Docker => {
+                let ids = answer(self.command(who, &["image", "ls", "--all", "--quiet", "--no-trunc"]))?;
+                let driver = answer(self.command(who, &["info", "--format", "{{json .DriverStatus}}"])).unwrap_or_default();
+                let known = if driver.contains("io.containerd.snapshotter") { 0 } else { self.layers_of_images(who, &manifest, &ids)? };
+                Ok(first_layers(&manifest, known))
+            }
+            Who::Podman => {
+                let ids = answer(self.command(who, &["image", "ls", "--all", "--quiet", "--no-trunc"]))?;
+                Ok(first_layers(&manifest, self.layers_of_images(who, &manifest, &ids)?))
+            }
+            Who::Nerdctl => answer(self.command(who, &["image", "ls", "--quiet"])).map(|_| BTreeSet::new()),
+            Who::Containerd => {
+                let listed = answer(self.command(who, &["content", "ls", "--quiet"]))?;
+                let there: BTreeSet<Digest> = listed.lines().filter_map(|line| line.trim().parse().ok()).collect();
+                Ok(manifest.layers.into_iter().map(|layer| layer.digest).filter(|digest| there.contains(digest)).collect())
+            }
+        }
+    }
+
+    /// How many of the image's first layers one of somebody's images has too.
+    fn layers_of_images(&self, who: Who, manifest: &Manifest, ids: &str) -> Result<usize, Failure> {
+        let ours = self.diff_ids(manifest)?;
+        let ids: BTreeSet<&str> = ids.lines().collect();
+        let mut known = 0;
+        for some in ids.iter().copied().collect::<Vec<_>>().chunks(IMAGES_AT_ONCE) {
+            let words = [&["image", "inspect", "--format", "{{json .RootFS.Layers}}"], some].concat();
+            for line in answer(self.command(who, &words)).unwrap_or_default().lines() {
+                let theirs: Vec<Digest> = serde_json::from_str(line).unwrap_or_default();
+                known = known.max(ours.iter().zip(&theirs).take_while(|(our, their)| our == their).count());
+            }
+        }
+        Ok(known)
     }
 
     /// Lends it our blobs for as long as it reads them: it asks for those that it lacks.
-    fn to_podman(&self) -> Result<String, Refusal> {
-        let podman = |words: &[&str]| {
-            let mut command = Command::new("podman");
-            command.envs(rootless()).args(words);
-            command
-        };
-        answer(podman(&["image", "ls", "--quiet"]))?;
+    fn to_podman(&self) -> Result<String, Failure> {
+        let podman = |words: &[&str]| self.command(Who::Podman, words);
         let cannot = |error: std::io::Error| Failure::new(format!("cannot lend podman the image: {error}"));
         let name = format!("rbuild-load-{}-{:x}", std::process::id(), jiff::Timestamp::now().subsec_nanosecond());
         let layout = tempfile::Builder::new().prefix(&name).rand_bytes(0).tempdir().map_err(cannot)?;
         // Podman makes a name of the path: it must be one, and have no colon.
         let is_name = |path: &&str| path.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"/-_".contains(&byte));
         let Some(path) = layout.path().to_str().filter(is_name) else {
-            return self.send("podman", || podman(&["load"]), BTreeSet::new(), export::write_docker_archive);
+            return self.send("podman", podman(&["load"]), &BTreeSet::new(), export::write_docker_archive);
         };
         export::lend_oci_directory(&self.services.store, self.top, layout.path(), self.options).map_err(failed)?;
         let names: Vec<String> = self.options.names.iter().map(export::lent_name).collect();
@@ -125,43 +177,12 @@ impl Load<'_> {
         Ok("podman has it, and read what it lacked".to_owned())
     }
 
-    fn to_nerdctl(&self) -> Result<String, Refusal> {
-        let nerdctl = |words: &[&str]| {
-            let mut command = Command::new("nerdctl");
-            command.args(words);
-            command
-        };
-        answer(nerdctl(&["image", "ls", "--quiet"]))?;
-        self.send("nerdctl", || nerdctl(&["load"]), BTreeSet::new(), export::write_docker_archive)
-    }
-
-    fn to_containerd(&self) -> Result<String, Refusal> {
-        let ctr = |words: &[&str]| {
-            let mut command = Command::new("ctr");
-            command.args(words);
-            command
-        };
-        let listed = answer(ctr(&["content", "ls", "--quiet"]))?;
-        let there: BTreeSet<Digest> = listed.lines().filter_map(|line| line.trim().parse().ok()).collect();
-        let layers = self.manifest()?.layers.into_iter().map(|layer| layer.digest);
-        let without = layers.filter(|digest| there.contains(digest)).collect();
-        self.send("containerd", || ctr(&["images", "import", "-"]), without, export::write_oci_archive)
-    }
-
-    /// An archive into a program's standard input, without what it has; with it if that was wrong.
-    fn send(&self, who: &str, command: impl Fn() -> Command, without: BTreeSet<Digest>, write: Write) -> Result<String, Refusal> {
+    /// An archive into a program's standard input, without what it has.
+    fn send(&self, who: &str, command: Command, has: &BTreeSet<Digest>, write: Write) -> Result<String, Failure> {
         let all = self.manifest()?.layers.iter().map(|layer| &layer.digest).collect::<BTreeSet<_>>().len();
-        let options = LayoutOptions { without, ..self.options.clone() };
-        match self.feed(who, command(), &options, write) {
-            Err(_) if !options.without.is_empty() => {
-                self.feed(who, command(), self.options, write)?;
-                Ok(format!("{who} has it"))
-            }
-            result => {
-                result?;
-                Ok(format!("{who} has it, and had {} of {all} layers before", options.without.len()))
-            }
-        }
+        let options = LayoutOptions { without: has.clone(), ..self.options.clone() };
+        self.feed(who, command, &options, write)?;
+        Ok(format!("{who} has it, and had {} of {all} layers before", has.len()))
     }
 
     fn feed(&self, who: &str, mut command: Command, options: &LayoutOptions, write: Write) -> Result<(), Failure> {

@@ -9,7 +9,12 @@ mod metadata;
 mod registry;
 mod steps;
 
-use std::{cell::Cell, collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use futures_util::future::FutureExt;
 
@@ -231,9 +236,9 @@ impl Writer<'_> {
         Ok(Made { form: form.clone(), images: images.into_iter().zip(manifests).collect(), top })
     }
 
-    /// Fetches what the store lacks of it.
-    async fn complete(&self, made: &Made) -> Result<(), Failure> {
-        let all = self.outcome.platforms.iter().map(|platform| made.form.complete(platform, self.services, &self.progress));
+    /// Fetches what the store lacks of it, but for some layers.
+    async fn complete(&self, made: &Made, without: &BTreeSet<Digest>) -> Result<(), Failure> {
+        let all = self.outcome.platforms.iter().map(|platform| made.form.complete(platform, without, self.services, &self.progress));
         futures_util::future::try_join_all(all).await.map(drop)
     }
 
@@ -274,8 +279,9 @@ impl Writer<'_> {
         if let Some(note) = ignored(output)? {
             self.progress.event(crate::build::Event::Note { step: None, text: &note });
         }
-        if matches!(output.kind, OutputKind::Oci | OutputKind::Docker) {
-            self.complete(&made).await?;
+        let is_loaded = output.kind == OutputKind::Docker && output.dest.is_none() && output.flag("tar", true)?;
+        if matches!(output.kind, OutputKind::Oci | OutputKind::Docker) && !is_loaded {
+            self.complete(&made, &BTreeSet::new()).await?;
         }
         if output.kind == OutputKind::Image && output.flag("store", true)? {
             let mut names = names.clone();
@@ -303,7 +309,7 @@ impl Writer<'_> {
                 descriptor_annotations: made.form.annotations(AnnotationKind::IndexDescriptor, None),
                 ..LayoutOptions::default()
             };
-            self.write_archive(output, &made.top, &options).await?;
+            self.write_archive(output, &made, &options).await?;
         }
         Ok(names)
     }
@@ -332,8 +338,24 @@ impl Writer<'_> {
         push(&made.top, &names, &mount_from, &*obtain, client, self.services, self.steps).await
     }
 
-    async fn write_archive(&self, output: &OutputSpec, top: &Descriptor, options: &LayoutOptions) -> Result<(), Failure> {
-        let store = &self.services.store;
+    /// Hands the image to whoever runs images here; only what they lack is fetched.
+    async fn load(&self, output: &OutputSpec, made: &Made, options: &LayoutOptions) -> Result<String, Failure> {
+        let context = output.attributes.get("context").map(String::as_str);
+        let load = load::Load { services: self.services, top: &made.top, options, context };
+        let mut taker = load.ask()?;
+        self.complete(made, &taker.has).await?;
+        match load.hand_over(&taker) {
+            Err(_) if !taker.has.is_empty() => {
+                taker.has.clear();
+                self.complete(made, &taker.has).await?;
+                load.hand_over(&taker)
+            }
+            taken => taken,
+        }
+    }
+
+    async fn write_archive(&self, output: &OutputSpec, made: &Made, options: &LayoutOptions) -> Result<(), Failure> {
+        let (store, top) = (&self.services.store, &made.top);
         let fail = |error: export::ExportError| Failure::new(format!("cannot export: {}", chain(&error)));
         let name = if output.kind == OutputKind::Oci { "oci" } else { "docker" };
         let title = match &output.dest {
@@ -348,8 +370,7 @@ impl Writer<'_> {
             }
             OutputKind::Oci => export::write_oci_archive(store, top, files::destination(output)?, options).map_err(fail),
             _ if output.dest.is_none() => {
-                let context = output.attributes.get("context").map(String::as_str);
-                let taken = load::Load { services: self.services, top, options, context }.load()?;
+                let taken = self.load(output, made, options).await?;
                 self.progress.event(crate::build::Event::Note { step: Some(step), text: &taken });
                 Ok(())
             }
