@@ -28,11 +28,13 @@ type Matches = Vec<BTreeSet<usize>>;
 pub struct Lookup {
     graphs: Vec<Arc<Graph>>,
     matches: Vec<OnceCell<Matches>>,
+    results: Vec<OnceCell<Vec<Known>>>,
 }
 
 impl Lookup {
     pub fn new(graphs: Vec<Arc<Graph>>, steps: usize) -> Self {
-        Self { graphs, matches: (0..steps).map(|_| OnceCell::new()).collect() }
+        let (matches, results) = (0..steps).map(|_| (OnceCell::new(), OnceCell::new())).unzip();
+        Self { graphs, matches, results }
     }
 
     fn none(&self) -> Matches {
@@ -41,7 +43,6 @@ impl Lookup {
 }
 
 /// A result that is known for a step.
-#[derive(Clone)]
 struct Known {
     /// The cache, and the records that have it.
     graph: usize,
@@ -144,13 +145,18 @@ impl Engine {
         of_base.unwrap_or_default() + steps
     }
 
+    /// What is known of a step's results; worked out once.
+    async fn buildkit_results(self: &Arc<Self>, id: VertexId) -> &[Known] {
+        self.buildkit.results[id.0].get_or_init(|| self.find_results(id)).await
+    }
+
     /// The results that a step's own records have; then the lower parts of those of the steps on top of it, where their
     /// records say that they were made on nothing but what this step is.
-    fn buildkit_results<'a>(self: &'a Arc<Self>, id: VertexId) -> BoxFuture<'a, Vec<Known>> {
+    fn find_results<'a>(self: &'a Arc<Self>, id: VertexId) -> BoxFuture<'a, Vec<Known>> {
         async move {
             let matches = self.buildkit_matches(id).await;
             let height = self.height(id);
-            let mut results = Vec::new();
+            let mut results: Vec<Known> = Vec::new();
             for (graph, records) in matches.iter().enumerate() {
                 for record in records {
                     let own = self.buildkit.graphs[graph].results(*record).into_iter().filter(|layers| layers.len() == height);
@@ -161,10 +167,11 @@ impl Engine {
             let above: Vec<VertexId> = vertices.filter(|(_, vertex)| vertex.parent == Some(id)).map(|(index, _)| VertexId(index)).collect();
             for child in above {
                 for known in self.buildkit_results(child).await {
-                    let graph = &self.buildkit.graphs[known.graph];
-                    let below: BTreeSet<usize> = known.records.iter().flat_map(|record| graph.parents(*record)).collect();
-                    if !below.is_empty() && below.is_subset(&matches[known.graph]) {
-                        results.push(Known { records: below, layers: known.layers[..height].to_vec(), ..known });
+                    let (graph, layers) = (&self.buildkit.graphs[known.graph], &known.layers[..height]);
+                    let records: BTreeSet<usize> = known.records.iter().flat_map(|record| graph.parents(*record)).collect();
+                    let is_new = !results.iter().any(|result| result.graph == known.graph && result.layers == layers);
+                    if is_new && !records.is_empty() && records.is_subset(&matches[known.graph]) {
+                        results.push(Known { graph: known.graph, records, layers: layers.to_vec() });
                     }
                 }
             }
