@@ -104,7 +104,7 @@ impl Engine {
         let graphs = services.remote.as_ref().map(|remote| remote.buildkit()).unwrap_or_default();
         Arc::new(Self {
             common,
-            buildkit: Lookup::new(graphs, plan.vertices.len()),
+            buildkit: Lookup::new(graphs, &plan.vertices),
             urgencies: urgencies(&plan),
             plan,
             bases,
@@ -365,13 +365,14 @@ impl Engine {
             if let Some(Ok(realised)) = this.realised[id.0].get() {
                 return Some(realised.result.clone());
             }
-            let found = this.identities[id.0].get_or_init(|| this.find_identity(id)).await;
-            found.clone()
+            // As with results, no step waits on the stack of another.
+            let find = this.clone().find_identity(id);
+            this.identities[id.0].get_or_init(|| joined(tokio::spawn(find))).await.clone()
         }
         .boxed()
     }
 
-    async fn find_identity(self: &Arc<Self>, id: VertexId) -> Option<ResultId> {
+    async fn find_identity(self: Arc<Self>, id: VertexId) -> Option<ResultId> {
         let vertex = &self.plan.vertices[id.0];
         if vertex.ignore_cache {
             return None;

@@ -201,3 +201,13 @@ fn a_device_that_a_script_makes_is_in_the_layer() {
         assert_eq!(line("srv/null"), "crw-r--r-- 0/0 1,3");
     }
 }
+
+/// Each stage asks the one before it what it is: that many questions on one stack were too many.
+#[test]
+fn thousands_of_stages_that_copy_from_each_other_build() {
+    let stages = (1..3000).map(|stage| format!("FROM scratch AS s{stage}\nCOPY --from=s{} /f /f\n", stage - 1));
+    let bed = Bed::caller();
+    bed.dockerfile(&format!("FROM scratch AS s0\nCOPY f /f\n{}", stages.collect::<String>())).file("f", "f\n");
+    bed.build(&["-t", "app"]).succeeds();
+    bed.build(&["-t", "app"]).succeeds().says("3000 of 3000 steps cached");
+}

@@ -13,11 +13,11 @@ use crate::{
     build::{
         BuildError, Facts, Hit, LayerPolicy, ResultId,
         engine::{Engine, Realised, base_result},
-        layer::blocking,
+        layer::{blocking, joined},
         records::Record,
     },
     oci::{ChainId, Digest, Layer, media_type},
-    plan::{Op, VertexId},
+    plan::{Op, Vertex, VertexId},
     snapshot::{Compression, copy},
 };
 
@@ -27,14 +27,20 @@ type Matches = Vec<BTreeSet<usize>>;
 /// The caches, and what has been found in them.
 pub struct Lookup {
     graphs: Vec<Arc<Graph>>,
+    /// The steps that stand on each step.
+    above: Vec<Vec<VertexId>>,
     matches: Vec<OnceCell<Matches>>,
     results: Vec<OnceCell<Vec<Known>>>,
 }
 
 impl Lookup {
-    pub fn new(graphs: Vec<Arc<Graph>>, steps: usize) -> Self {
-        let (matches, results) = (0..steps).map(|_| (OnceCell::new(), OnceCell::new())).unzip();
-        Self { graphs, matches, results }
+    pub fn new(graphs: Vec<Arc<Graph>>, steps: &[Vertex]) -> Self {
+        let (matches, results) = steps.iter().map(|_| (OnceCell::new(), OnceCell::new())).unzip();
+        let mut above = vec![Vec::new(); steps.len()];
+        for (index, step) in steps.iter().enumerate() {
+            step.parent.into_iter().for_each(|parent| above[parent.0].push(VertexId(index)));
+        }
+        Self { graphs, above, matches, results }
     }
 
     fn none(&self) -> Matches {
@@ -62,7 +68,7 @@ impl Engine {
             let Some((top, below)) = known.layers.split_last() else { continue };
             if self.stands_on(id, below) == Some(parent.clone()) && remote.has(&top.layer.descriptor) {
                 let blob = (self.buildkit_policy(&top.layer)?, top.layer.clone());
-                let layer = identity(&known.layers);
+                let layer = identities(&known.layers).pop()?;
                 return Some(Record {
                     layer,
                     created: top.created,
@@ -118,8 +124,7 @@ impl Engine {
         let diff_ids = image.map(|image| image.config.rootfs.diff_ids.as_slice()).unwrap_or_default();
         let is_base = diff_ids.len() <= layers.len() && layers.iter().zip(diff_ids).all(|(made, diff_id)| made.layer.diff_id == *diff_id);
         let result = image.map_or_else(ResultId::scratch, base_result);
-        let above = diff_ids.len() + 1..=layers.len();
-        is_base.then(|| above.fold(result, |result, count| result.with_layer(&identity(&layers[..count]))))
+        is_base.then(|| identities(layers).iter().skip(diff_ids.len()).fold(result, |result, layer| result.with_layer(layer)))
     }
 
     /// The base image that a step stands on, and how many steps high it is above it.
@@ -145,16 +150,21 @@ impl Engine {
         of_base.unwrap_or_default() + steps
     }
 
-    /// What is known of a step's results; worked out once.
+    /// What is known of a step's results; worked out once, by a task of its own: a chain of steps that each ask the next
+    /// would be as deep a stack.
     async fn buildkit_results(self: &Arc<Self>, id: VertexId) -> &[Known] {
-        self.buildkit.results[id.0].get_or_init(|| self.find_results(id)).await
+        self.buildkit.results[id.0].get_or_init(|| joined(tokio::spawn(self.clone().find_results(id)))).await
     }
 
     /// The results that a step's own records have; then the lower parts of those of the steps on top of it, where their
     /// records say that they were made on nothing but what this step is.
-    fn find_results<'a>(self: &'a Arc<Self>, id: VertexId) -> BoxFuture<'a, Vec<Known>> {
+    fn find_results(self: Arc<Self>, id: VertexId) -> BoxFuture<'static, Vec<Known>> {
         async move {
             let matches = self.buildkit_matches(id).await;
+            // Then nothing on top of it is known either.
+            if matches.iter().all(BTreeSet::is_empty) {
+                return Vec::new();
+            }
             let height = self.height(id);
             let mut results: Vec<Known> = Vec::new();
             for (graph, records) in matches.iter().enumerate() {
@@ -163,10 +173,8 @@ impl Engine {
                     results.extend(own.map(|layers| Known { graph, records: BTreeSet::from([*record]), layers }));
                 }
             }
-            let vertices = self.plan.vertices.iter().enumerate();
-            let above: Vec<VertexId> = vertices.filter(|(_, vertex)| vertex.parent == Some(id)).map(|(index, _)| VertexId(index)).collect();
-            for child in above {
-                for known in self.buildkit_results(child).await {
+            for above in &self.buildkit.above[id.0] {
+                for known in self.buildkit_results(*above).await {
                     let (graph, layers) = (&self.buildkit.graphs[known.graph], &known.layers[..height]);
                     let records: BTreeSet<usize> = known.records.iter().flat_map(|record| graph.parents(*record)).collect();
                     let is_new = !results.iter().any(|result| result.graph == known.graph && result.layers == layers);
@@ -180,12 +188,12 @@ impl Engine {
         .boxed()
     }
 
-    /// Which records a step is; worked out once.
+    /// Which records a step is; worked out once, as are its results.
     async fn buildkit_matches(self: &Arc<Self>, id: VertexId) -> &Matches {
-        self.buildkit.matches[id.0].get_or_init(|| self.find_in_buildkit(id)).await
+        self.buildkit.matches[id.0].get_or_init(|| joined(tokio::spawn(self.clone().find_in_buildkit(id)))).await
     }
 
-    fn find_in_buildkit<'a>(self: &'a Arc<Self>, id: VertexId) -> BoxFuture<'a, Matches> {
+    fn find_in_buildkit(self: Arc<Self>, id: VertexId) -> BoxFuture<'static, Matches> {
         async move {
             let vertex = &self.plan.vertices[id.0];
             // What is made anew is not what it was, nor is what comes of it.
@@ -279,9 +287,13 @@ fn roots(graph: &Graph, digest: &Digest) -> Vec<usize> {
     graph.with_digest(digest).iter().copied().filter(|index| graph.is_root(*index, digest)).collect()
 }
 
-/// The identity of the topmost layer of a stack: two caches with the same layers have the same.
-fn identity(layers: &[MadeLayer]) -> String {
-    let diff_ids: Vec<_> = layers.iter().map(|made| made.layer.diff_id.clone()).collect();
-    let chain = ChainId::of(&diff_ids).map(|chain| chain.to_string()).unwrap_or_default();
-    blake3::hash(format!("buildkit {chain}").as_bytes()).to_hex().to_string()
+/// The identity of each layer of a stack: two caches with the same layers have the same.
+fn identities(layers: &[MadeLayer]) -> Vec<String> {
+    let mut chain = blake3::Hasher::new();
+    chain.update(b"buildkit");
+    let next = |made: &MadeLayer| {
+        chain.update(made.layer.diff_id.to_string().as_bytes());
+        chain.finalize().to_hex().to_string()
+    };
+    layers.iter().map(next).collect()
 }
