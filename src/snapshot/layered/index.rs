@@ -41,7 +41,7 @@ pub(super) const HASH_LIMIT: u64 = 64 << 20;
 /// User databases, which `--chown` looks into, are kept up to this size.
 const KEEP_LIMIT: u64 = 1 << 20;
 
-/// All entries of a layer, or of an [outline](super::outline) all but regular files.
+/// All entries of a layer, or of an outline (`outline`) all but regular files.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct LayerIndex {
     /// The first one is the root.
