@@ -17,7 +17,7 @@ use crate::{
     },
     dockerfile::{
         git_reference::{self, GitReference},
-        nearest,
+        nearest, parse_bool,
     },
     oci::{Checksum, tar::Limits},
     plan::{EpochSource, epoch_source},
@@ -231,7 +231,7 @@ impl Fetcher<'_> {
     async fn checkout(&self, mut reference: GitReference, request: &Request) -> Result<GitCheckout, Failure> {
         let build_args = request.plans.first().map(|plan| &plan.build_args);
         let keep = build_args.and_then(|given| given.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR"));
-        let keep = keep.is_some_and(|value| matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True"));
+        let keep = keep.and_then(|value| parse_bool(value)).unwrap_or(false);
         reference.keep_git_dir = reference.keep_git_dir.or(Some(keep));
         let secrets = secrets_of(request);
         let sources = self.services.sources.git().await.map_err(Failure::from)?;

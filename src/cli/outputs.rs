@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     cli::{annotations::Annotation, failure::Failure},
-    dockerfile::nearest,
+    dockerfile::{nearest, parse_bool},
 };
 
 /// One `--output`.
@@ -36,50 +36,41 @@ pub enum OutputKind {
     CacheOnly,
 }
 
+/// What a key's value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Value {
+    Text,
+    /// True or false.
+    Flag,
+}
+
+type Key = (&'static str, Value);
+
 /// Keys of every output that is an image.
-const IMAGE_KEYS: [&str; 19] = [
-    "name",
-    "push",
-    "push-by-digest",
-    "registry.insecure",
-    "unpack",
-    "dangling-name-prefix",
-    "danging-name-empty-only",
-    "name-canonical",
-    "store",
-    "oci-mediatypes",
-    "oci-artifact",
-    "attestation-inline",
-    "prefer-nondist-layers",
-    "source-date-epoch",
-    "compression",
-    "force-compression",
-    "compression-level",
-    "rewrite-timestamp",
-    "compatibility-version",
+const IMAGE_KEYS: [Key; 19] = [
+    ("name", Value::Text),
+    ("push", Value::Flag),
+    ("push-by-digest", Value::Flag),
+    ("registry.insecure", Value::Flag),
+    ("unpack", Value::Flag),
+    ("dangling-name-prefix", Value::Text),
+    ("danging-name-empty-only", Value::Flag),
+    ("name-canonical", Value::Flag),
+    ("store", Value::Flag),
+    ("oci-mediatypes", Value::Flag),
+    ("oci-artifact", Value::Flag),
+    ("attestation-inline", Value::Flag),
+    ("prefer-nondist-layers", Value::Flag),
+    ("source-date-epoch", Value::Text),
+    ("compression", Value::Text),
+    ("force-compression", Value::Flag),
+    ("compression-level", Value::Text),
+    ("rewrite-timestamp", Value::Flag),
+    ("compatibility-version", Value::Text),
 ];
 
 /// Keys of every output that is files.
-const FILES_KEYS: [&str; 3] = ["platform-split", "attestation-prefix", "source-date-epoch"];
-
-/// Keys that are true or false.
-const FLAGS: [&str; 15] = [
-    "push",
-    "push-by-digest",
-    "registry.insecure",
-    "unpack",
-    "danging-name-empty-only",
-    "name-canonical",
-    "store",
-    "oci-mediatypes",
-    "oci-artifact",
-    "attestation-inline",
-    "prefer-nondist-layers",
-    "force-compression",
-    "rewrite-timestamp",
-    "tar",
-    "platform-split",
-];
+const FILES_KEYS: [Key; 3] = [("platform-split", Value::Flag), ("attestation-prefix", Value::Text), ("source-date-epoch", Value::Text)];
 
 /// The versions of BuildKit's format that there are.
 const COMPATIBILITY: [&str; 3] = ["10", "20", "30"];
@@ -169,20 +160,20 @@ impl OutputSpec {
         }
     }
 
-    fn known_keys(&self) -> Vec<&'static str> {
-        let (all, own): (&[&str], &[&str]) = match self.kind {
-            OutputKind::Local => (&FILES_KEYS, &["mode"]),
+    fn known_keys(&self) -> Vec<Key> {
+        let (all, own): (&[Key], &[Key]) = match self.kind {
+            OutputKind::Local => (&FILES_KEYS, &[("mode", Value::Text)]),
             OutputKind::Tar => (&FILES_KEYS, &[]),
             OutputKind::CacheOnly => (&[], &[]),
-            OutputKind::Oci => (&IMAGE_KEYS, &["tar"]),
-            OutputKind::Docker => (&IMAGE_KEYS, &["tar", "context"]),
+            OutputKind::Oci => (&IMAGE_KEYS, &[("tar", Value::Flag)]),
+            OutputKind::Docker => (&IMAGE_KEYS, &[("tar", Value::Flag), ("context", Value::Text)]),
             OutputKind::Image | OutputKind::Registry => (&IMAGE_KEYS, &[]),
         };
         [all, own].concat()
     }
 
     fn check_keys(&self, text: &str) -> Result<(), Failure> {
-        let known = self.known_keys();
+        let known: Vec<&str> = self.known_keys().into_iter().map(|(key, _)| key).collect();
         if let Some(key) = self.attributes.keys().find(|key| !known.contains(&key.as_str())) {
             let failure = Failure::usage(format!("--output {text}: unknown key `{key}`"));
             let mine = known.iter().copied().chain(["type", "dest"]);
@@ -200,7 +191,7 @@ impl OutputSpec {
     /// Values that nobody could make sense of are said before anything is built.
     fn check_values(&self, text: &str) -> Result<(), Failure> {
         let wrong = |reason: String| Err(Failure::usage(format!("--output {text}: {reason}")));
-        for key in FLAGS {
+        for (key, _) in self.known_keys().into_iter().filter(|(_, value)| *value == Value::Flag) {
             self.flag(key, false)?;
         }
         let value = |key: &str| self.attributes.get(key).map(String::as_str);
@@ -254,9 +245,8 @@ impl OutputSpec {
     pub fn flag(&self, key: &str, default: bool) -> Result<bool, Failure> {
         match self.attributes.get(key).map(String::as_str) {
             None => Ok(default),
-            Some("true" | "1" | "" | "t" | "T" | "True" | "TRUE") => Ok(true),
-            Some("false" | "0" | "f" | "F" | "False" | "FALSE") => Ok(false),
-            Some(other) => Err(Failure::usage(format!("--output: {key}={other} is neither true nor false"))),
+            Some("") => Ok(true),
+            Some(text) => parse_bool(text).ok_or_else(|| Failure::usage(format!("--output: {key}={text} is neither true nor false"))),
         }
     }
 }

@@ -43,6 +43,7 @@ pub mod tree;
 
 pub use diagnostic::{Diagnostic, trigger_label};
 pub use environment::{Environment, NOT_VARIABLES};
+pub use number::parse_bool;
 pub use parse::{parse, parse_trigger};
 pub use position::{column_of, line_of};
 pub use print::print;

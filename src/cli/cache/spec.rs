@@ -6,7 +6,7 @@ use super::{s3::Bucket, shown};
 use crate::{
     build::CacheMode,
     cli::{failure::Failure, outputs::fields},
-    dockerfile::{duration::parse_go, nearest},
+    dockerfile::{duration::parse_go, nearest, parse_bool},
     oci::{Digest, Reference},
 };
 
@@ -95,11 +95,8 @@ impl Spec {
         };
         let mut switches = BTreeMap::new();
         for key in ["registry.insecure", "ignore-error", "reset", "use_path_style"] {
-            let is_true = match take(key).as_deref() {
-                None | Some("false" | "0" | "f" | "F" | "False" | "FALSE") => false,
-                Some("true" | "1" | "t" | "T" | "True" | "TRUE") => true,
-                Some(other) => return Err(wrong(format!("{key}={other} is neither true nor false"))),
-            };
+            let text = take(key).unwrap_or_else(|| "false".to_owned());
+            let is_true = parse_bool(&text).ok_or_else(|| wrong(format!("{key}={text} is neither true nor false")))?;
             switches.insert(key, is_true);
         }
         let (insecure, ignore_error) = (switches["registry.insecure"], switches["ignore-error"]);
