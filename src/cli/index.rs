@@ -15,7 +15,7 @@ use crate::{
         find, services, write,
     },
     export::{self, ImageOptions, Obtain},
-    oci::{Descriptor, Manifest, Platform, Reference, media_type},
+    oci::{Descriptor, Platform, Reference, media_type},
     registry::Client,
     store::{Store, StoreError},
 };
@@ -94,11 +94,10 @@ struct Source {
 impl Source {
     async fn find(source: &str, services: &Services, client: &Client) -> Result<Self, Failure> {
         let store = &services.store;
-        let fail = |error: export::ExportError| Failure::new(chain(&error));
         let from: Option<Reference> =
             source.strip_prefix("docker://").map(str::parse).transpose().map_err(|error| Failure::usage(format!("{error}")))?;
         let top = match &from {
-            Some(name) => export::import_manifests(store, client, name).await.map_err(fail)?,
+            Some(name) => export::import_manifests(store, client, name).await.map_err(not_read)?,
             None => find::descriptor(store, source)?,
         };
         if media_type::is_index(&top.media_type) {
@@ -107,7 +106,7 @@ impl Source {
         if let Some(name) = &from {
             // Nothing else says what it is for.
             let config = store.manifest(&top.digest).map_err(broken)?.config;
-            export::fetch_blob(store, client, name, &config).await.map_err(fail)?;
+            export::fetch_blob(store, client, name, &config).await.map_err(not_read)?;
         }
         let image = store.image(&top, &Platform::host()).map_err(broken)?;
         Ok(Self { manifests: vec![Descriptor { platform: Some(image.platform), annotations: Default::default(), ..top }], from })
@@ -121,6 +120,10 @@ impl Source {
         let absent = self.manifests.iter().map(|manifest| Absent::of(store, manifest).map(|absent| absent.places()));
         Ok(absent.collect::<Result<Vec<_>, _>>()?.concat())
     }
+}
+
+fn not_read(error: export::ExportError) -> Failure {
+    Failure::new(chain(&error))
 }
 
 fn broken(error: StoreError) -> Failure {
@@ -164,8 +167,9 @@ async fn keep(top: &Descriptor, name: &Reference, sources: &[Source], services: 
     let store = &services.store;
     for source in sources {
         let Some(from) = &source.from else { continue };
-        for manifest in source.manifests.iter().map(|manifest| manifests_below(store, manifest)).collect::<Result<Vec<_>, _>>()?.concat() {
-            export::fetch_blob(store, client, from, &manifest.config).await.map_err(|error| Failure::new(chain(&error)))?;
+        let manifests = source.manifests.iter().map(|manifest| export::manifests(store, manifest));
+        for manifest in manifests.collect::<Result<Vec<_>, _>>().map_err(not_read)?.concat() {
+            export::fetch_blob(store, client, from, &manifest.config).await.map_err(not_read)?;
             for layer in manifest.layers.iter().filter(|layer| !layer.extra.contains_key("urls")) {
                 if !store.has_described(layer).map_err(broken)? {
                     store.note_origin(layer, from).map_err(broken)?;
@@ -174,15 +178,6 @@ async fn keep(top: &Descriptor, name: &Reference, sources: &[Source], services: 
         }
     }
     store.tag(name, top).map_err(broken)
-}
-
-/// The manifests of images at or below a manifest or index.
-fn manifests_below(store: &Store, top: &Descriptor) -> Result<Vec<Manifest>, Failure> {
-    if !media_type::is_index(&top.media_type) {
-        return Ok(vec![store.manifest(&top.digest).map_err(broken)?]);
-    }
-    let children = store.index_blob(&top.digest).map_err(broken)?.manifests;
-    Ok(children.iter().map(|child| manifests_below(store, child)).collect::<Result<Vec<_>, _>>()?.concat())
 }
 
 /// From whichever of the sources has it, or where the store's own image has it.

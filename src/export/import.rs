@@ -198,7 +198,7 @@ fn layer_type(store: &Store, digest: &Digest) -> Result<&'static str> {
 /// Fetches an image's manifests and configs from its registry, but no layer.
 pub async fn import_metadata(store: &Store, client: &Client, reference: &Reference) -> Result<Descriptor> {
     let top = import_manifests(store, client, reference).await?;
-    for manifest in super::layout::contents(store, &top)?.manifests {
+    for manifest in super::layout::manifests(store, &top)? {
         fetch_blob(store, client, reference, &manifest.config).await?;
     }
     Ok(top)

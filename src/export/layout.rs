@@ -40,6 +40,11 @@ pub(super) struct Contents {
     pub manifests: Vec<Manifest>,
 }
 
+/// The manifests of images at or below a manifest or index.
+pub fn manifests(store: &Store, top: &Descriptor) -> Result<Vec<Manifest>> {
+    Ok(contents(store, top)?.manifests)
+}
+
 /// Finds all blobs below a manifest or index.
 pub(super) fn contents(store: &Store, top: &Descriptor) -> Result<Contents> {
     let mut contents = Contents { blobs: BTreeMap::new(), manifests: Vec::new() };

@@ -32,7 +32,7 @@ pub use directory::{lend_oci_directory, lent_name, write_oci_directory};
 pub use error::{ExportError, Result};
 pub use import::{fetch_blob, fetch_layers, import_archive, import_layout, import_manifests, import_metadata};
 pub use inventory::inventory;
-pub use layout::LayoutOptions;
+pub use layout::{LayoutOptions, manifests};
 pub use listing::{Hidden, LayerFacts, Listed, Listing, list};
 pub use manifest::{ImageOptions, write_image, write_index, write_manifest};
 pub use meter::Meter;
