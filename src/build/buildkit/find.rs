@@ -16,7 +16,7 @@ use crate::{
         layer::{blocking, joined},
         records::Record,
     },
-    oci::{ChainId, Digest, Layer, media_type},
+    oci::{ChainId, Digest, Image, Layer, media_type},
     plan::{Op, Vertex, VertexId},
     snapshot::{Compression, copy},
 };
@@ -116,11 +116,7 @@ impl Engine {
 
     /// The identity that a stack of BuildKit's layers has for a step's parent; None unless its base is the step's.
     fn stands_on(&self, id: VertexId, layers: &[MadeLayer]) -> Option<ResultId> {
-        let (base, _) = self.base_of(id);
-        let image = base.and_then(|base| match &self.plan.vertices[base.0].op {
-            Op::Image(key) => self.bases.get(key).map(|found| &found.base.image),
-            _ => None,
-        });
+        let (image, _) = self.base_of(id);
         let diff_ids = image.map(|image| image.config.rootfs.diff_ids.as_slice()).unwrap_or_default();
         let is_base = diff_ids.len() <= layers.len() && layers.iter().zip(diff_ids).all(|(made, diff_id)| made.layer.diff_id == *diff_id);
         let result = image.map_or_else(ResultId::scratch, base_result);
@@ -128,26 +124,22 @@ impl Engine {
     }
 
     /// The base image that a step stands on, and how many steps high it is above it.
-    fn base_of(&self, id: VertexId) -> (Option<VertexId>, usize) {
+    fn base_of(&self, id: VertexId) -> (Option<&Image>, usize) {
         let (mut at, mut steps) = (Some(id), 0);
         while let Some(id) = at {
-            if matches!(self.plan.vertices[id.0].op, Op::Image(_)) {
-                break;
+            if let Op::Image(key) = &self.plan.vertices[id.0].op {
+                return (self.bases.get(key).map(|found| &found.base.image), steps);
             }
             steps += 1;
             at = self.plan.vertices[id.0].parent;
         }
-        (at, steps)
+        (None, steps)
     }
 
     /// How many layers a step's result must have.
     fn height(&self, id: VertexId) -> usize {
-        let (base, steps) = self.base_of(id);
-        let of_base = base.and_then(|base| match &self.plan.vertices[base.0].op {
-            Op::Image(key) => self.bases.get(key).map(|found| found.base.image.layers.len()),
-            _ => None,
-        });
-        of_base.unwrap_or_default() + steps
+        let (image, steps) = self.base_of(id);
+        image.map_or(0, |image| image.layers.len()) + steps
     }
 
     /// What is known of a step's results; worked out once, by a task of its own: a chain of steps that each ask the next
