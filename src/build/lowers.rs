@@ -140,7 +140,12 @@ impl Layer {
         let is_here = |layer: &crate::oci::Layer| services.store.has_described(&layer.descriptor).unwrap_or(false);
         let has_blob = self.base_layer().is_some_and(is_here) || self.known_blobs().iter().any(|(_, layer)| is_here(layer));
         let diff_ids = self.diff_ids();
-        if has_blob || diff_ids.iter().any(|diff_id| kept_index(&services.store, diff_id).is_some()) {
+        if has_blob {
+            return None;
+        }
+        if let Some(index) = diff_ids.iter().find_map(|diff_id| kept_index(&services.store, diff_id)) {
+            // What is read here is not read again; somebody who does so now reads the same.
+            let _ = self.index.set(Ok(Some(Arc::new(index))));
             return None;
         }
         for diff_id in diff_ids {
