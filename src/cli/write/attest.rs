@@ -85,7 +85,15 @@ impl Writer<'_> {
         client: &Client,
         sent: Result<Vec<Stated>, Failure>,
     ) -> Result<(), Failure> {
-        match self.try_put_beside(made, names, client, sent).await {
+        let list = async {
+            let sent = match sent {
+                Ok(sent) => sent,
+                // Some registries want what a statement is about to be there first.
+                Err(_) => self.send_beside(made, names, client).await?,
+            };
+            self.list(&sent, client).await
+        };
+        match list.await {
             Err(failure) if self.attester.wanted.is_default => {
                 let text = format!("warning: the provenance was not put beside the image: {}", failure.message);
                 self.attester.note(self.steps, &text);
@@ -95,19 +103,8 @@ impl Writer<'_> {
         }
     }
 
-    async fn try_put_beside(
-        &self,
-        made: &Made,
-        names: &[Reference],
-        client: &Client,
-        sent: Result<Vec<Stated>, Failure>,
-    ) -> Result<(), Failure> {
-        let sent = match sent {
-            Ok(sent) => sent,
-            // Some registries want what a statement is about to be there first.
-            Err(_) => self.send_beside(made, names, client).await?,
-        };
-        for Stated { name, subject, attestation } in &sent {
+    async fn list(&self, sent: &[Stated], client: &Client) -> Result<(), Failure> {
+        for Stated { name, subject, attestation } in sent {
             let list = async |_| {
                 let list = client.referrers_tag(name, &subject.digest).await.map_err(|error| fail(error.into()))?;
                 export::list_referrer(client, name, subject, attestation, list).await.map_err(fail)
